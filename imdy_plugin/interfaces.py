@@ -1,0 +1,166 @@
+"""What a plugin implements: solver, model adapter, marker reader, simulation backend; and the trial that a solver is handed."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import xarray as xr
+from pydantic import BaseModel, ConfigDict
+
+from imdy_plugin.errors import InputError
+
+NEEDS = ("markers", "kinematics", "model", "native_model", "ground_force", "mass")
+"""What a solver may need. ``kinematics`` is markers or coordinates; ``native_model`` is an OpenSim model object."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recording of one person, as a solver sees it.
+
+    Attributes
+    ----------
+    motion
+        Markers and/or coordinates on one time base (:func:`imdy_plugin.schema.validate_motion`).
+    model
+        The person's model (:func:`imdy_plugin.schema.validate_model`), or None.
+    mass
+        Body mass [kg], or None where nobody said and no model holds it.
+    ground_force
+        Measured ground forces on their own time base, a motion with ``ground_force``, ``center_of_pressure`` and
+        ``free_moment`` per body; zero out of contact, NaN where unknown. Or None.
+    native_model
+        The ``opensim.Model`` that ``model`` was read from, or None. A solver clones it before changing anything.
+    height
+        Body height [m], or None.
+    provenance
+        Where each input came from, by input.
+    """
+
+    motion: xr.Dataset
+    model: xr.Dataset | None = None
+    mass: float | None = None
+    ground_force: xr.Dataset | None = None
+    native_model: Any = None
+    height: float | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, need: str) -> bool:
+        """Whether the trial holds one of :data:`NEEDS`."""
+        present = {
+            "markers": "marker_position" in self.motion,
+            "kinematics": "marker_position" in self.motion or "coordinate_value" in self.motion,
+            "model": self.model is not None,
+            "native_model": self.native_model is not None,
+            "ground_force": self.ground_force is not None,
+            "mass": self.mass is not None,
+        }
+        return present[need]
+
+
+class SolverOptions(BaseModel):
+    """Base of a solver's options: typed, frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Solver(abc.ABC):
+    """Markers and a model in, joint moments and ground forces out.
+
+    A subclass states what it is as class attributes and implements :meth:`solve`. Its module imports nothing heavy at the
+    top: solvers are listed without being used.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    version: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    gives: ClassVar[frozenset[str]]
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Import names of the libraries that :meth:`solve` needs."""
+    Options: ClassVar[type[SolverOptions]] = SolverOptions
+
+    @abc.abstractmethod
+    def solve(self, trial: Trial, options: Any) -> xr.Dataset:
+        """Solve one trial.
+
+        Parameters
+        ----------
+        trial
+            Holds everything in :attr:`needs`; it is not changed.
+        options
+            An instance of :attr:`Options`.
+
+        Returns
+        -------
+        xarray.Dataset
+            A result (:func:`imdy_plugin.schema.validate_result`).
+        """
+
+    def check(self, trial: Trial) -> None:
+        """Raise :class:`InputError` naming everything this solver needs and the trial lacks."""
+        lacking = [need for need in NEEDS if need in self.needs and not trial.has(need)]
+        if lacking:
+            raise InputError(f"solver '{self.name}' needs {', '.join(lacking)}, which the trial lacks; give {' and '.join(_HOW[n] for n in lacking)}")
+
+
+_HOW = {
+    "markers": "a marker file (markers=...)",
+    "kinematics": "a marker file (markers=...) or joint coordinates (coordinates=...)",
+    "model": "a model (an .osim path; 'imdy model' writes one)",
+    "native_model": "an OpenSim model (an .osim path or an opensim.Model)",
+    "ground_force": "measured ground forces (ground_force=..., an ExternalLoads .xml or .c3d)",
+    "mass": "the body mass (mass=..., in kg)",
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in the common representation, with the object it was read from."""
+
+    dataset: xr.Dataset
+    native: Any = None
+
+
+class ModelAdapter(abc.ABC):
+    """Reads one kind of body model into the common representation."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abc.abstractmethod
+    def accepts(self, source: Any) -> bool:
+        """Whether this adapter reads ``source`` (a path or an object); cheap, imports nothing heavy."""
+
+    @abc.abstractmethod
+    def load(self, source: Any) -> LoadedModel:
+        """Read ``source``."""
+
+
+class MarkerReader(abc.ABC):
+    """Reads markers (and ground forces where the file holds them) into a motion."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abc.abstractmethod
+    def accepts(self, source: Any) -> bool:
+        """Whether this reader reads ``source`` (a path or an object); cheap, imports nothing heavy."""
+
+    @abc.abstractmethod
+    def read(self, source: Any) -> xr.Dataset:
+        """Read ``source`` into a motion with ``marker_position``."""
+
+    def read_ground_force(self, source: Any) -> xr.Dataset | None:
+        """Ground forces that ``source`` holds beside its markers, on their own time base, or None."""
+        return None
+
+
+class SimBackend(abc.ABC):
+    """A physics engine behind the simulated people; a backend names itself, its device and what it requires."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()

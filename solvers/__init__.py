@@ -1,0 +1,1 @@
+"""The answers: classic inverse dynamics, plate-free physics, and learned solvers."""

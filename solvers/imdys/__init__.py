@@ -1,0 +1,1 @@
+"""ImDyS: ground forces learned from markers, then exact inverse dynamics."""
