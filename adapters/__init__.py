@@ -1,1 +1,29 @@
 """The doors: OpenSim models and objects, marker, motion and force files; into the common representation and back out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from imdy_plugin.hooks import hookimpl
+from imdy_plugin.interfaces import MarkerReader, ModelAdapter
+
+
+@hookimpl
+def imdy_register_model_adapters(register: Callable[[type[ModelAdapter]], None]) -> None:
+    """Register the model adapters that ship."""
+    from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
+
+    register(OpenSimModelAdapter)
+
+
+@hookimpl
+def imdy_register_marker_readers(register: Callable[[type[MarkerReader]], None]) -> None:
+    """Register the marker readers that ship."""
+    from imdy_plugin.adapters.c3d import C3dReader
+    from imdy_plugin.adapters.objects import OpenSimTableReader, XarrayReader
+    from imdy_plugin.adapters.trc import TrcReader
+
+    register(TrcReader)
+    register(C3dReader)
+    register(OpenSimTableReader)
+    register(XarrayReader)
