@@ -1,0 +1,26 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the recordings; tests that need them skip where it is not named."""
+    value = os.environ.get("IMDY_DATA_DIR")
+    if not value:
+        pytest.skip("IMDY_DATA_DIR is not set: this test needs the recordings")
+    folder = Path(value)
+    if not (folder / "MANIFEST.csv").is_file():
+        pytest.fail(f"IMDY_DATA_DIR={folder} holds no MANIFEST.csv")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _work_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing a test writes lands in the tree."""
+    monkeypatch.chdir(tmp_path)
