@@ -1,0 +1,333 @@
+"""Exact rigid-body mechanics of an OpenSim model, frame by frame.
+
+Only gravity of the model's own forces is kept: muscles, springs, bushings, contact and limits would otherwise be taken for
+motion that they do not explain. Frames that hold NaN come out as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from imdy_plugin._opensim import import_opensim
+from imdy_plugin.errors import InputError, SolverError, UnknownNameError
+
+FloatArray = NDArray[np.float64]
+
+RIGHT_FOOT_NAMES = ("calcn_r", "foot_r", "r_foot", "right_foot", "calcaneus_r", "foot_right", "rfoot", "calcn_right")
+LEFT_FOOT_NAMES = ("calcn_l", "foot_l", "l_foot", "left_foot", "calcaneus_l", "foot_left", "lfoot", "calcn_left")
+
+
+@dataclass(frozen=True)
+class BodyLoad:
+    """One external load on one body, all in the ground frame.
+
+    Attributes
+    ----------
+    body
+        Name of the body.
+    force
+        ``(time, 3)`` [N].
+    point
+        Point of application in ground, ``(time, 3)`` [m].
+    moment
+        Moment about that point, ``(time, 3)`` [N m].
+    """
+
+    body: str
+    force: FloatArray
+    point: FloatArray
+    moment: FloatArray
+
+
+@dataclass(frozen=True)
+class _BodyMotion:
+    """Pose, velocity and acceleration of body frames in ground; ``(time, body, ...)``."""
+
+    rotation: FloatArray
+    position: FloatArray
+    angular_velocity: FloatArray
+    velocity: FloatArray
+    angular_acceleration: FloatArray
+    acceleration: FloatArray
+
+
+class OpenSimMechanics:
+    """Mechanics of one OpenSim model; the model that is handed in is cloned and not changed.
+
+    All coordinate arrays are ``(time, coordinate)`` in the order of :attr:`coordinates`, radians and metres, with first and
+    second derivatives by time. Generalized forces are conjugate to them.
+
+    Parameters
+    ----------
+    native_model
+        An ``opensim.Model``.
+
+    Attributes
+    ----------
+    coordinates, units
+        Names in the model's order, and for each ``"N m"`` or ``"N"``.
+    root_coordinates, root_body
+        Coordinates and child of the joint that frees the model from ground; empty where there is none.
+    foot_bodies
+        Right and left foot, found by name; empty where there is no pair.
+    bodies, markers
+        Names.
+    mass
+        Total mass [kg].
+    gravity
+        ``(3,)`` [m/s^2].
+    excluded_forces
+        Names of the model's own forces that are left out.
+    """
+
+    def __init__(self, native_model: Any) -> None:
+        self._opensim = import_opensim()
+        self._model = native_model.clone()
+        self._model.finalizeFromProperties()
+        self.excluded_forces = _strip(self._model)
+        try:
+            self._state = self._model.initSystem()
+        except RuntimeError as error:
+            raise SolverError(f"OpenSim cannot build the model '{self._model.getName()}': {error}") from error
+        self._matter = self._model.getMatterSubsystem()
+        self._read_names()
+        self._read_bodies()
+        self.root_coordinates, self.root_body = self._find_root()
+        self.foot_bodies = find_feet(self.bodies)
+
+    def inverse_dynamics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, loads: Sequence[BodyLoad] = ()) -> FloatArray:
+        """Generalized forces ``(time, coordinate)`` that make the model move so under gravity and ``loads``.
+
+        Constraints are ignored, as OpenSim's InverseDynamicsTool does: a coupled coordinate carries its own force.
+
+        Raises
+        ------
+        UnknownNameError
+            A load acts on a body that the model lacks.
+        """
+        rows = [6 * self._mobod(load.body) for load in loads]
+        out = np.full(np.shape(q), np.nan)
+        zero, residual = self._opensim.Vector(len(self.coordinates), 0.0), self._opensim.Vector()
+        for frame, udot in self._frames(q, qd, qdd):
+            gravity = self._model.getGravityBodyForces(self._state)
+            self._matter.calcResidualForceIgnoringConstraints(self._state, zero, gravity, self._vector(udot), residual)
+            force = residual.to_numpy()
+            if loads:
+                jacobian = self._system_jacobian()
+                for load, row in zip(loads, rows, strict=True):
+                    force = force - jacobian[row : row + 6].T @ self._load_at_origin(load, frame)
+            out[frame, self._tree] = force
+        return out
+
+    def root_wrench(self, q: ArrayLike, generalized_force: ArrayLike) -> FloatArray:
+        """Force and moment about the root body's origin in ground axes ``(time, 6)`` that equal the root's generalized forces.
+
+        A root with fewer than six coordinates (a planar model) carries the rest in its joint; those components are zero.
+
+        Raises
+        ------
+        InputError
+            The model has no free root.
+        """
+        self._require_root()
+        columns = [self.coordinates.index(name) for name in self.root_coordinates]
+        tree_columns = [int(np.flatnonzero(self._tree == c)[0]) for c in columns]
+        row = 6 * self._mobod(self.root_body)
+        tau = np.asarray(generalized_force, float)[:, columns]
+        out = np.full((len(tau), 6), np.nan)
+        for frame, _ in self._frames(q, np.zeros(np.shape(q)), np.zeros(np.shape(q))):
+            jacobian = self._system_jacobian()[row : row + 6, tree_columns]
+            spatial = np.linalg.pinv(jacobian.T) @ tau[frame]
+            out[frame] = np.concatenate([spatial[3:], spatial[:3]])
+        return out
+
+    def ground_wrench(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> FloatArray:
+        """Total external force and moment about the ground origin ``(time, 6)`` that moves the model so under gravity.
+
+        Newton and Euler over all bodies: ``F = sum m (a - g)``, ``M = sum r x m (a - g) + I alpha + omega x I omega``.
+        With this wrench on any body of a free model its root carries nothing.
+
+        Raises
+        ------
+        InputError
+            The model has no free root.
+        """
+        self._require_root()
+        motion = self._body_motion(q, qd, qdd, self.bodies)
+        position, _, acceleration = _points(motion, self._centers)
+        force = self._masses[:, None] * (acceleration - self.gravity)
+        inertia = motion.rotation @ self._inertias @ np.swapaxes(motion.rotation, -1, -2)
+        spin = np.einsum("tbij,tbj->tbi", inertia, motion.angular_velocity)
+        moment = np.einsum("tbij,tbj->tbi", inertia, motion.angular_acceleration) + np.cross(motion.angular_velocity, spin)
+        return np.concatenate([force.sum(axis=1), (moment + np.cross(position, force)).sum(axis=1)], axis=1)
+
+    def point_kinematics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, body: str, points: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Position, velocity and acceleration in ground, each ``(time, point, 3)``, of ``points (point, 3)`` fixed to ``body``."""
+        stations = np.atleast_2d(np.asarray(points, float))
+        motion = self._body_motion(q, qd, qdd, [body])
+        return _points(_BodyMotion(*(np.repeat(a, len(stations), axis=1) for a in vars(motion).values())), stations)
+
+    def center_of_mass(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Position, velocity and acceleration of the whole body's centre of mass in ground, each ``(time, 3)``."""
+        points = _points(self._body_motion(q, qd, qdd, self.bodies), self._centers)
+        position, velocity, acceleration = (np.einsum("b,tbi->ti", self._masses, p) / self.mass for p in points)
+        return position, velocity, acceleration
+
+    def marker_positions(self, q: ArrayLike, names: Sequence[str] | None = None) -> FloatArray:
+        """Positions of the model's markers in ground ``(time, marker, 3)``; all of :attr:`markers` by default.
+
+        Raises
+        ------
+        UnknownNameError
+            The model lacks a marker.
+        """
+        wanted = list(self.markers if names is None else names)
+        for name in wanted:
+            if name not in self.markers:
+                raise UnknownNameError("marker", name, self.markers, "in this model")
+        out = np.full((len(np.asarray(q)), len(wanted), 3), np.nan)
+        zeros = np.zeros(np.shape(q))
+        markers = [self._model.getMarkerSet().get(name) for name in wanted]
+        for frame, _ in self._frames(q, zeros, zeros):
+            for i, marker in enumerate(markers):
+                out[frame, i] = marker.getLocationInGround(self._state).to_numpy()
+        return out
+
+    def _read_names(self) -> None:
+        coordinate_set, markers = self._model.getCoordinateSet(), self._model.getMarkerSet()
+        all_coordinates = [coordinate_set.get(i) for i in range(coordinate_set.getSize())]
+        self.coordinates = tuple(str(c.getName()) for c in all_coordinates)
+        translational = self._opensim.Coordinate.Translational
+        self.units = tuple("N" if c.getMotionType() == translational else "N m" for c in all_coordinates)
+        self.markers = tuple(str(markers.get(i).getName()) for i in range(markers.getSize()))
+        order = self._model.getCoordinateNamesInMultibodyTreeOrder()
+        tree = [order.getElt(i) for i in range(order.size())]
+        if sorted(tree) != sorted(self.coordinates) or self._state.getNU() != len(tree):
+            raise SolverError(
+                f"the model has {len(self.coordinates)} coordinates for {self._state.getNU()} degrees of freedom; give each joint its own coordinates"
+            )
+        self._tree = np.array([self.coordinates.index(name) for name in tree], dtype=int)
+
+    def _read_bodies(self) -> None:
+        body_set = self._model.getBodySet()
+        bodies = [body_set.get(i) for i in range(body_set.getSize())]
+        self.bodies = tuple(str(b.getName()) for b in bodies)
+        self._native_bodies = dict(zip(self.bodies, bodies, strict=True))
+        self._masses = np.array([b.getMass() for b in bodies])
+        self._centers = np.array([b.getMassCenter().to_numpy() for b in bodies])
+        self._inertias = np.array([_inertia_matrix(b.getInertia()) for b in bodies])
+        self.mass = float(self._masses.sum())
+        self.gravity = self._model.getGravity().to_numpy().astype(float)
+
+    def _find_root(self) -> tuple[tuple[str, ...], str]:
+        translational = self._opensim.Coordinate.Translational
+        joints = self._model.getJointSet()
+        for joint in (joints.get(i) for i in range(joints.getSize())):
+            coordinates = [joint.get_coordinates(k) for k in range(joint.numCoordinates())]
+            from_ground = joint.getParentFrame().findBaseFrame().getName() == "ground"
+            if from_ground and len(coordinates) >= 3 and any(c.getMotionType() == translational for c in coordinates):
+                return tuple(str(c.getName()) for c in coordinates), str(joint.getChildFrame().findBaseFrame().getName())
+        return (), ""
+
+    def _require_root(self) -> None:
+        if not self.root_coordinates:
+            raise InputError(
+                f"the model '{self._model.getName()}' has no body that moves freely in ground; give a whole-body model with a free root (a pelvis with six coordinates)"
+            )
+
+    def _mobod(self, body: str) -> int:
+        if body not in self._native_bodies:
+            raise UnknownNameError("body", body, self.bodies, "in this model")
+        return int(self._native_bodies[body].getMobilizedBodyIndex())
+
+    def _vector(self, values: FloatArray) -> Any:
+        return self._opensim.Vector.createFromMat(np.ascontiguousarray(values))
+
+    def _frames(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> Iterator[tuple[int, FloatArray]]:
+        """Realize each finite frame to velocity; yield its index and accelerations in the order of the tree."""
+        position, velocity, acceleration = (self._in_tree_order(a) for a in (q, qd, qdd))
+        finite = np.isfinite(position).all(axis=1) & np.isfinite(velocity).all(axis=1) & np.isfinite(acceleration).all(axis=1)
+        for frame in np.flatnonzero(finite):
+            self._state.setQ(self._vector(position[frame]))
+            self._state.setU(self._vector(velocity[frame]))
+            self._model.realizeVelocity(self._state)
+            yield int(frame), acceleration[frame]
+
+    def _in_tree_order(self, values: ArrayLike) -> FloatArray:
+        array = np.asarray(values, float)
+        if array.ndim != 2 or array.shape[1] != len(self.coordinates):
+            raise InputError(f"coordinates have shape {array.shape}, must be (time, {len(self.coordinates)}): one column for each coordinate of the model")
+        ordered: FloatArray = array[:, self._tree]
+        return ordered
+
+    def _system_jacobian(self) -> FloatArray:
+        """Angular and linear velocity of each body's origin per speed, ``(6 bodies, speed)``, in the order of the tree."""
+        jacobian = self._opensim.Matrix()
+        self._matter.calcSystemJacobian(self._state, jacobian)
+        values: FloatArray = jacobian.to_numpy()
+        return values
+
+    def _load_at_origin(self, load: BodyLoad, frame: int) -> FloatArray:
+        origin = self._native_bodies[load.body].getPositionInGround(self._state).to_numpy()
+        force = np.asarray(load.force[frame], float)
+        if not force.any():
+            return np.concatenate([load.moment[frame], force])
+        return np.concatenate([load.moment[frame] + np.cross(load.point[frame] - origin, force), force])
+
+    def _body_motion(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, names: Sequence[str]) -> _BodyMotion:
+        mobods = np.array([self._mobod(name) for name in names])
+        rows = 6 * mobods[:, None] + np.arange(6)
+        count = len(np.asarray(q))
+        pose = np.full((count, len(names), 3, 4), np.nan)
+        velocity, acceleration = np.full((count, len(names), 6), np.nan), np.full((count, len(names), 6), np.nan)
+        bias = self._opensim.Vector()
+        for frame, udot in self._frames(q, qd, qdd):
+            jacobian = self._system_jacobian()[rows]
+            self._matter.calcBiasForSystemJacobian(self._state, bias)
+            velocity[frame] = jacobian @ self._state.getU().to_numpy()
+            acceleration[frame] = jacobian @ udot + bias.to_numpy()[rows]
+            for i, name in enumerate(names):
+                pose[frame, i] = _pose(self._native_bodies[name].getTransformInGround(self._state))
+        return _BodyMotion(pose[..., :3], pose[..., 3], velocity[..., :3], velocity[..., 3:], acceleration[..., :3], acceleration[..., 3:])
+
+
+def find_feet(bodies: Sequence[str]) -> tuple[str, ...]:
+    """Right and left foot among body names, by the names in use; empty where there is no such pair."""
+    lowered = {name.lower(): name for name in bodies}
+    for right, left in zip(RIGHT_FOOT_NAMES, LEFT_FOOT_NAMES, strict=True):
+        if right in lowered and left in lowered:
+            return lowered[right], lowered[left]
+    return ()
+
+
+def _strip(model: Any) -> tuple[str, ...]:
+    forces = model.getForceSet()
+    names = tuple(str(forces.get(i).getName()) for i in range(forces.getSize()))
+    for owned in (model.updControllerSet(), model.updProbeSet(), model.updForceSet()):
+        owned.clearAndDestroy()
+    model.finalizeFromProperties()
+    return names
+
+
+def _inertia_matrix(inertia: Any) -> FloatArray:
+    (xx, yy, zz), (xy, xz, yz) = inertia.getMoments().to_numpy(), inertia.getProducts().to_numpy()
+    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+
+
+def _pose(transform: Any) -> FloatArray:
+    matrix = transform.R().asMat33()
+    x, y = (np.array([matrix.get(i, j) for i in range(3)]) for j in (0, 1))
+    return np.stack([x, y, np.cross(x, y), transform.p().to_numpy()], axis=1)
+
+
+def _points(motion: _BodyMotion, stations: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Motion of one station ``(body, 3)`` on each body: ``a = a0 + alpha x r + omega x (omega x r)``."""
+    arm = np.einsum("tbij,bj->tbi", motion.rotation, stations)
+    turning = np.cross(motion.angular_velocity, arm)
+    acceleration = motion.acceleration + np.cross(motion.angular_acceleration, arm) + np.cross(motion.angular_velocity, turning)
+    return motion.position + arm, motion.velocity + turning, acceleration
