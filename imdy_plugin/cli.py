@@ -1,0 +1,286 @@
+"""The command line: ``imdy``."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from imdy_plugin import __version__
+from imdy_plugin.errors import ImdyError, ImdyWarning, InputError
+from imdy_plugin.progress import progress_to
+
+app = typer.Typer(
+    help="Joint moments and ground forces from markers, with or without force plates.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+_QUIET_SECONDS = 2.0
+
+ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="Scaled OpenSim model (.osim); 'imdy model' writes one.")]
+CoordinatesOption = Annotated[Path | None, typer.Option("--coordinates", "-q", help="Joint coordinates (.mot, .sto) instead of inverse kinematics.")]
+GroundForceOption = Annotated[
+    Path | None, typer.Option("--ground-force", "-g", help="Measured ground forces: ExternalLoads .xml, .mot, or .c3d with plates.")
+]
+MassOption = Annotated[float | None, typer.Option("--mass", help="Body mass [kg]; the model's if not given.")]
+HeightOption = Annotated[float | None, typer.Option("--height", help="Body height [m], for plausibility checks.")]
+FromOption = Annotated[float | None, typer.Option("--from", help="First time wanted [s].")]
+ToOption = Annotated[float | None, typer.Option("--to", help="Last time wanted [s].")]
+DegreesOption = Annotated[bool | None, typer.Option("--degrees/--radians", help="Unit of the coordinates where the file does not say.")]
+OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+
+
+@app.command()
+def solve(
+    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d).")] = None,
+    model: ModelOption = None,
+    coordinates: CoordinatesOption = None,
+    ground_force: GroundForceOption = None,
+    mass: MassOption = None,
+    height: HeightOption = None,
+    solver: Annotated[str | None, typer.Option("--solver", "-s", help="Solver; 'imdy solvers' lists them.")] = None,
+    start: FromOption = None,
+    stop: ToOption = None,
+    degrees: DegreesOption = None,
+    option: OptionOption = None,
+    folder: OutOption = Path("imdy_results"),
+) -> None:
+    """Solve one motion and write OpenSim files, NetCDF, a report and a picture."""
+    from imdy_plugin import api
+
+    with _friendly(), _progress():
+        trial = api.load_trial(model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees)
+        name = solver or api.default_solver(trial)
+        result = api.run_solver(name, trial, _options(option), time_range=_range(trial, start, stop))
+        _finish(result, folder, (markers or coordinates or Path("motion")).stem, trial)
+
+
+@app.command()
+def compare(
+    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d).")] = None,
+    model: ModelOption = None,
+    coordinates: CoordinatesOption = None,
+    ground_force: GroundForceOption = None,
+    mass: MassOption = None,
+    height: HeightOption = None,
+    solvers: Annotated[str | None, typer.Option("--solvers", "-s", help="Names separated by commas.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="The solver that the others are held against.")] = None,
+    start: FromOption = None,
+    stop: ToOption = None,
+    degrees: DegreesOption = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="SOLVER.NAME=VALUE; repeat for more.")] = None,
+    folder: OutOption = Path("imdy_results"),
+) -> None:
+    """Solve one motion by several solvers and report where they differ."""
+    from imdy_plugin import api
+
+    with _friendly(), _progress():
+        trial = api.load_trial(model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees)
+        both = api.compare_trial(
+            trial,
+            solvers=[name.strip() for name in solvers.split(",")] if solvers else None,
+            reference=reference,
+            options=_options_by_solver(option),
+            time_range=_range(trial, start, stop),
+        )
+        _finish(both, folder, (markers or coordinates or Path("motion")).stem, trial)
+
+
+@app.command()
+def solvers() -> None:
+    """List the solvers that are installed, what they need and what they give."""
+    from imdy_plugin import registry
+
+    with _friendly():
+        table = Table(title="Solvers", title_justify="left")
+        for heading in ("name", "what it does", "needs", "options", "from"):
+            table.add_column(heading, overflow="fold")
+        for name, entry in registry.get_registry().solvers.items():
+            cls: Any = entry.cls
+            missing = registry.missing_requirements(cls)
+            summary = cls.summary + (f" [not usable here: {', '.join(missing)} is not installed]" if missing else "")
+            options = ", ".join(f"{key}={field.default}" for key, field in cls.Options.model_fields.items())
+            table.add_row(name, summary, ", ".join(sorted(cls.needs)), options, f"{entry.distribution}, version {cls.version}")
+        out.print(table)
+
+
+@app.command(name="run-tool")
+def run_tool(
+    setup: Annotated[Path, typer.Argument(help="InverseDynamicsTool setup file (.xml).")],
+    solver: Annotated[str | None, typer.Option("--solver", "-s", help="Solver; classic inverse dynamics if not given.")] = None,
+    option: OptionOption = None,
+) -> None:
+    """Run an OpenSim InverseDynamicsTool setup file, as 'opensim-cmd run-tool' does."""
+    from imdy_plugin import tool
+
+    with _friendly(), _progress():
+        done = tool.run_tool(setup, solver, **_options(option))
+        out.print(f"{done.result.sizes['time']} frames by solver '{done.result.attrs['solver']}' written to {done.path}")
+
+
+@app.command()
+def model(
+    path: Annotated[Path, typer.Argument(help="The .osim file to write.")] = Path("model.osim"),
+    height: Annotated[float, typer.Option("--height", help="Body height [m].")] = 1.75,
+    mass: Annotated[float, typer.Option("--mass", help="Body mass [kg].")] = 70.0,
+    sex: Annotated[str, typer.Option("--sex", help="Whose segment table: male or female.")] = "male",
+) -> None:
+    """Write a full-body OpenSim model for a person of this height and mass."""
+    from imdy_plugin.sim.person import write_person
+
+    with _friendly():
+        write_person(path, height=height, mass=mass, sex=sex)
+        out.print(f"model of a person of {height:g} m and {mass:g} kg written to {path}")
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("imdy-demo")) -> None:
+    """Make a walking trial of a generated person, solve it with and without its plates, and show the result."""
+    from imdy_plugin.demo import run_demo
+
+    with _friendly(), _progress():
+        comparison, trial = run_demo(folder)
+        _finish(comparison, folder, "walk", trial)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder of recordings with MANIFEST.csv and references/.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for weights, checkpoints and curves.")] = Path("imdys-training"),
+    fold: Annotated[int | None, typer.Option("--fold", help="Leave out the people of this fold; without it, all are trained on.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data; the recipe's if not given.")] = None,
+) -> None:
+    """Train the learned solver 'imdys' on recordings; run again to resume."""
+    from imdy_plugin.training_data import train_on_recordings
+
+    with _friendly(), _progress():
+        path = train_on_recordings(data, folder, fold=fold, seed=seed, epochs=epochs)
+        out.print(f"weights written to {path}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="Folder of recordings with references/.")],
+    solvers: Annotated[str | None, typer.Option("--solvers", "-s", help="Names separated by commas.")] = None,
+    sources: Annotated[str | None, typer.Option("--sources", help="Sources separated by commas; all if not given.")] = None,
+    kinematics: Annotated[str, typer.Option("--kinematics", help="'reference': the recordings' own; 'own': inverse kinematics of the markers.")] = "reference",
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a row per trial and solver.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")] = None,
+) -> None:
+    """Measure solvers against classic inverse dynamics with plates, on people they were not trained on."""
+    from imdy_plugin.evaluation import evaluate as run_evaluation
+
+    chosen: dict[str, Any] = {"solvers": tuple(s.strip() for s in solvers.split(","))} if solvers else {}
+    with _friendly(), _progress():
+        evaluation = run_evaluation(data, sources=sources.split(",") if sources else None, kinematics=kinematics, **chosen)
+        if csv:
+            evaluation.to_csv(csv)
+        text = evaluation.to_markdown()
+        if markdown:
+            from imdy_plugin.atomic import replacing
+
+            with replacing(markdown) as temporary:
+                temporary.write_text(text)
+        out.print(text, markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        out.print(f"imdy {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of ``imdy``."""
+    app()
+
+
+def _finish(result: Any, folder: Path, stem: str, trial: Any) -> None:
+    from imdy_plugin.outputs import write_outputs
+    from imdy_plugin.report import summary_table
+
+    paths = write_outputs(result, folder, stem, trial)
+    out.print(summary_table(result))
+    for kind, path in paths.items():
+        out.print(f"{kind:>28}  {path}", highlight=False, soft_wrap=True)
+
+
+def _options(pairs: list[str] | None) -> dict[str, Any]:
+    """Parse NAME=VALUE; the solver's typed options turn the text into numbers."""
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise InputError(f"option '{pair}' has no value; write NAME=VALUE")
+        options[name.strip()] = None if value.strip().lower() == "none" else value.strip()
+    return options
+
+
+def _options_by_solver(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in _options(pairs).items():
+        solver, dot, name = key.partition(".")
+        if not dot:
+            raise InputError(f"option '{key}' names no solver; write SOLVER.NAME=VALUE")
+        options.setdefault(solver, {})[name] = value
+    return options
+
+
+def _range(trial: Any, start: float | None, stop: float | None) -> tuple[float, float] | None:
+    if start is None and stop is None:
+        return None
+    stamps = trial.motion["time"].values
+    return (float(stamps[0]) if start is None else start, float(stamps[-1]) if stop is None else stop)
+
+
+@contextmanager
+def _friendly() -> Iterator[None]:
+    """Errors made for people end in one message and exit code 2; warnings are lines of their own."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+        err.print(f"[yellow]warning:[/yellow] {message}" if issubclass(category, ImdyWarning) else f"{category.__name__}: {message}", soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", ImdyWarning)
+        warnings.showwarning = show
+        try:
+            yield
+        except ImdyError as error:
+            err.print("[red]error:[/red]", end=" ")
+            err.print(str(error), markup=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+
+
+@contextmanager
+def _progress() -> Iterator[None]:
+    """Show progress of anything that takes over two seconds, as a bar on a terminal and as lines elsewhere."""
+    started: dict[str, float] = {}
+    shown: dict[str, int] = {}
+
+    def listen(task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        begun = started.setdefault(task, now)
+        percent = 100 * done // max(total, 1)
+        step = 1 if sys.stderr.isatty() else 20
+        if now - begun < _QUIET_SECONDS or percent < shown.get(task, -step) + step:
+            return
+        shown[task] = percent
+        err.print(f"{task}: {percent} % ({done} of {total}, {now - begun:.0f} s)", end="\r" if sys.stderr.isatty() and done < total else "\n", highlight=False)
+
+    with progress_to(listen):
+        yield
