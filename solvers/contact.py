@@ -1,0 +1,306 @@
+"""Which foot touches the ground, from the motion of its sole alone.
+
+The sole of each foot is a handful of points on the hind foot and the toes. A point touches when it is low and when it moves with the
+ground. The ground's own velocity (zero, or that of a treadmill's belt) is the velocity that low points most often have, so the
+answer does not depend on the frame that the motion was recorded in, nor on the direction of progress.
+
+Every function works on plain arrays; :func:`sole_motion` is the only one that needs a model's mechanics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imdy_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+SOLE_POINT_NAMES = ("heel_back", "heel_lateral", "heel_medial", "fifth_metatarsal", "first_metatarsal", "toe_lateral", "toe_tip")
+"""Points of a sole, in the order of every array here."""
+
+_OUTLINE = np.array([(-0.12, 0.0), (0.10, 0.17), (0.10, -0.15), (0.85, 0.33), (1.00, -0.26), (1.15, 0.24), (1.42, -0.06)])
+"""The sole's outline, forward and lateral, in units of the distance from the heel body's origin to the toe joint."""
+
+_ON_TOES = np.array([False, False, False, False, False, True, True])
+_DEFAULT_TOE_DISTANCE = 0.18
+
+
+@dataclass(frozen=True)
+class Sole:
+    """The sole of one foot.
+
+    Attributes
+    ----------
+    body
+        Hind-foot body, on which the ground acts.
+    bodies
+        Body of each point, ``(point,)``: the hind foot or the toes.
+    location
+        Location of each point in its body [m], ``(point, 3)``.
+    """
+
+    body: str
+    bodies: tuple[str, ...]
+    location: Array
+
+
+@dataclass(frozen=True)
+class ContactThresholds:
+    """When a sole point counts as touching.
+
+    Attributes
+    ----------
+    height
+        Height above the floor [m] at which the contact score has fallen to one half.
+    speed
+        Speed relative to the ground [m/s] at which the contact score has fallen to one half.
+    on, off
+        Score at which contact begins and below which it ends.
+    shortest
+        Shortest contact and shortest gap [s] that are believed.
+    """
+
+    height: float = 0.03
+    speed: float = 0.6
+    on: float = 0.5
+    off: float = 0.3
+    shortest: float = 0.06
+
+
+@dataclass(frozen=True)
+class Contact:
+    """Where, when and on what the feet stand.
+
+    Attributes
+    ----------
+    touching
+        ``(time, foot)``.
+    score
+        How surely each sole point touches, between 0 and 1, zero where its foot does not, ``(time, foot, point)``.
+    floor_height
+        Height of the floor [m].
+    ground_velocity
+        Horizontal velocity of the ground [m/s], ``(3,)``; not zero on a treadmill.
+    """
+
+    touching: Mask
+    score: Array
+    floor_height: float
+    ground_velocity: Array
+
+
+def sole_points(mechanics: OpenSimMechanics) -> tuple[Sole, ...]:
+    """Place the sole points of both feet, right foot first.
+
+    The outline is scaled by the distance from the heel body's origin to the toe joint, which OpenSim's scaling sets to the person's
+    foot. A model without toes gets a foot of average length.
+
+    Raises
+    ------
+    InputError
+        The model has no pair of feet.
+    """
+    if not mechanics.foot_bodies:
+        raise InputError("the model has no feet that are known by name (calcn_r and calcn_l); give a model with feet to find where the ground acts")
+    return tuple(_sole(mechanics, body, lateral) for body, lateral in zip(mechanics.foot_bodies, (1.0, -1.0), strict=True))
+
+
+def _sole(mechanics: OpenSimMechanics, foot: str, lateral: float) -> Sole:
+    toes = foot.replace("calcn", "toes").replace("foot", "toes")
+    has_toes = toes in mechanics.bodies and toes != foot
+    joint = _origin_in(mechanics, foot, toes) if has_toes else np.array([_DEFAULT_TOE_DISTANCE, 0.0, 0.0])
+    length = float(np.hypot(joint[0], joint[2]))
+    forward = np.array([joint[0], 0.0, joint[2]]) / length
+    sideways = lateral * np.array([-forward[2], 0.0, forward[0]])
+    location = length * (_OUTLINE[:, :1] * forward + _OUTLINE[:, 1:] * sideways)
+    on_toes = _ON_TOES & has_toes
+    location[on_toes] -= joint
+    return Sole(foot, tuple(toes if t else foot for t in on_toes), location)
+
+
+def _origin_in(mechanics: OpenSimMechanics, body: str, other: str) -> Array:
+    """Origin of another body, in a body's frame, with all coordinates zero."""
+    zero = np.zeros((1, len(mechanics.coordinates)))
+    frame = mechanics.point_kinematics(zero, zero, zero, body, np.vstack([np.zeros(3), np.eye(3)]))[0][0]
+    origin = mechanics.point_kinematics(zero, zero, zero, other, np.zeros((1, 3)))[0][0, 0]
+    return np.asarray((frame[1:] - frame[0]) @ (origin - frame[0]))
+
+
+def sole_motion(mechanics: OpenSimMechanics, q: Array, qd: Array) -> tuple[Array, Array]:
+    """Position [m] and velocity [m/s] of all sole points in ground, each ``(time, foot, point, 3)``, right foot first."""
+    positions, velocities = [], []
+    for sole in sole_points(mechanics):
+        position, velocity = np.empty((len(q), len(sole.bodies), 3)), np.empty((len(q), len(sole.bodies), 3))
+        for body in dict.fromkeys(sole.bodies):
+            mine = np.array([b == body for b in sole.bodies])
+            position[:, mine], velocity[:, mine], _ = mechanics.point_kinematics(q, qd, np.zeros_like(q), body, sole.location[mine])
+        positions.append(position)
+        velocities.append(velocity)
+    return np.stack(positions, axis=1), np.stack(velocities, axis=1)
+
+
+def floor_height(height: Array, quantile: float = 0.05) -> float:
+    """Estimate the height of the floor [m] from the heights of sole points.
+
+    The floor is where the lowest sole point mostly is: the median of the lowest point's height over the frames in which it is within
+    three centimetres of its lowest value, that value taken at ``quantile`` so that a few bad frames do not decide.
+
+    Parameters
+    ----------
+    height
+        Heights of sole points [m], time first, any further dimensions.
+    quantile
+        Part of the frames that may lie lower.
+    """
+    lowest = np.nanmin(height.reshape(len(height), -1), axis=1)
+    bottom = float(np.nanquantile(lowest, quantile))
+    near = lowest[np.abs(lowest - bottom) < 0.03]
+    return float(np.median(near)) if near.size else bottom
+
+
+def ground_velocity(height: Array, velocity: Array, floor: float, thresholds: ContactThresholds | None = None) -> Array:
+    """Estimate the horizontal velocity of the ground [m/s] as the one that low sole points most often have.
+
+    Parameters
+    ----------
+    height
+        Heights of sole points [m], ``(time, foot, point)``.
+    velocity
+        Their velocities [m/s], ``(time, foot, point, 3)``.
+    floor
+        Height of the floor [m].
+    thresholds
+        When a point is low; by default :class:`ContactThresholds`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(3,)``, vertical component zero; zero below walking pace of a very slow belt (0.25 m/s), which is a person at rest.
+    """
+    limits = thresholds or ContactThresholds()
+    low = (height - floor < limits.height) & (np.abs(velocity[..., 1]) < limits.speed)
+    candidates = velocity[low][:, [0, 2]]
+    if not len(candidates):
+        return np.zeros(3)
+    mode = _densest(candidates, limits.speed / 2)
+    return np.array([mode[0], 0.0, mode[1]]) if np.hypot(*mode) > 0.25 else np.zeros(3)
+
+
+def _densest(points: Array, width: float, count: int = 2000) -> Array:
+    """Find the mode of points ``(n, 2)`` by mean shift from the point with most neighbours."""
+    sample = points[:: max(1, len(points) // count)]
+    apart = np.linalg.norm(sample[:, None] - sample[None], axis=2)
+    center = sample[np.argmax(np.exp(-((apart / width) ** 2)).sum(axis=1))]
+    for _ in range(20):
+        weight = np.exp(-(np.linalg.norm(points - center, axis=1) ** 2) / width**2)
+        center = (weight[:, None] * points).sum(axis=0) / weight.sum()
+    return np.asarray(center)
+
+
+def contact_score(height: Array, velocity: Array, floor: float | Array, ground: Array, thresholds: ContactThresholds | None = None) -> Array:
+    """Score between 0 and 1 how surely each sole point touches, ``(time, foot, point)``.
+
+    A product of two smooth steps, one in the height above the floor, one in the speed relative to the ground.
+
+    Parameters
+    ----------
+    height, velocity
+        Of sole points [m], [m/s].
+    floor
+        Height of the floor [m].
+    ground
+        Velocity of the ground [m/s], ``(3,)``.
+    thresholds
+        By default :class:`ContactThresholds`.
+    """
+    limits = thresholds or ContactThresholds()
+    speed = np.linalg.norm(velocity - ground, axis=-1)
+    return _fall((height - floor) / limits.height) * _fall(speed / limits.speed)
+
+
+def _fall(ratio: Array) -> Array:
+    """Smooth step from 1 to 0, one half at ``ratio`` 1."""
+    return 1.0 / (1.0 + np.maximum(ratio, 0.0) ** 4)
+
+
+def hysteresis(score: Array, time: Array, thresholds: ContactThresholds | None = None) -> Mask:
+    """Turn a score ``(time,)`` into contact: two thresholds, then gaps and touches shorter than the shortest believed are removed."""
+    limits = thresholds or ContactThresholds()
+    touching = _between_thresholds(score, limits.on, limits.off)
+    touching = ~_without_short_runs(~touching, time, limits.shortest)
+    return _without_short_runs(touching, time, limits.shortest)
+
+
+def _between_thresholds(score: Array, on: float, off: float) -> Mask:
+    """Keep every run above ``off`` that reaches ``on`` somewhere."""
+    above = score > off
+    touching = np.zeros(len(score), bool)
+    for start, stop in runs(above):
+        touching[start:stop] = bool((score[start:stop] > on).any())
+    return touching
+
+
+def _without_short_runs(mask: Mask, time: Array, shortest: float) -> Mask:
+    """Clear runs of True shorter than ``shortest`` seconds, except those cut by an end of the trial."""
+    kept = mask.copy()
+    step = float(np.median(np.diff(time))) if len(time) > 1 else 0.0
+    for start, stop in runs(mask):
+        inside = start > 0 and stop < len(mask)
+        if inside and (stop - start) * step < shortest:
+            kept[start:stop] = False
+    return kept
+
+
+def runs(mask: Mask) -> list[tuple[int, int]]:
+    """Runs of True as (start, stop) with stop exclusive."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def nearest_in_hull(point: Array, corners: Array) -> Array:
+    """Move horizontal points into the convex hull of corners by the shortest way.
+
+    Parameters
+    ----------
+    point
+        ``(time, 2)``.
+    corners
+        ``(time, corner, 2)``, in any order, two at least.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(time, 2)``; the points themselves where they are inside.
+    """
+    first, second = np.triu_indices(corners.shape[1], 1)
+    a, b = corners[:, first], corners[:, second]
+    along = b - a
+    length = np.maximum((along**2).sum(axis=2), 1e-12)
+    position = np.clip(((point[:, None] - a) * along).sum(axis=2) / length, 0.0, 1.0)
+    foot = a + position[..., None] * along
+    distance = np.linalg.norm(foot - point[:, None], axis=2)
+    nearest = foot[np.arange(len(point)), np.argmin(distance, axis=1)]
+    return np.where(inside_hull(point, corners)[:, None], point, nearest)
+
+
+def inside_hull(point: Array, corners: Array) -> Mask:
+    """Whether horizontal points ``(time, 2)`` lie in the convex hull of corners ``(time, corner, 2)``: no half plane is free of corners."""
+    toward = corners - point[:, None]
+    angle = np.sort(np.arctan2(toward[..., 1], toward[..., 0]), axis=1)
+    gap = np.diff(np.concatenate([angle, angle[:, :1] + 2 * np.pi], axis=1), axis=1)
+    return np.asarray(gap.max(axis=1) <= np.pi)
+
+
+def keep_in_sole(center_of_pressure: Array, sole: Array) -> Array:
+    """Move centres of pressure ``(time, 3)`` into the outline of a sole ``(time, point, 3)`` horizontally by the shortest way; height is kept."""
+    kept = center_of_pressure.copy()
+    kept[:, [0, 2]] = nearest_in_hull(center_of_pressure[:, [0, 2]], sole[..., [0, 2]])
+    return kept
