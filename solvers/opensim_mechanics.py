@@ -236,9 +236,7 @@ class OpenSimMechanics:
 
     def _require_root(self) -> None:
         if not self.root_coordinates:
-            raise InputError(
-                f"the model '{self._model.getName()}' has no body that moves freely in ground; give a whole-body model with a free root (a pelvis with six coordinates)"
-            )
+            raise InputError(f"the model '{self._model.getName()}' has no body that moves freely in ground; give a model whose pelvis does")
 
     def _mobod(self, body: str) -> int:
         if body not in self._native_bodies:
