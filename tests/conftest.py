@@ -24,3 +24,13 @@ def data_dir() -> Path:
 def _work_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing a test writes lands in the tree."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of a generated person's walk: model, markers, coordinates, ground_force."""
+    from imdy_plugin.sim.gait import build_walk, write_trial
+    from imdy_plugin.sim.person import write_person
+
+    folder = tmp_path_factory.mktemp("walk")
+    return write_trial(build_walk(write_person(folder / "model.osim")), folder)
