@@ -1,0 +1,730 @@
+"""Solvers against reference answers: the same frames, the same measures, people whom no solver has seen.
+
+A data folder holds ``references/*.nc``, one per trial, with what is right (ground force, joint torque), the kinematics it was made from and the
+paths of the marker file and the model. :func:`evaluate` runs solvers on them and keeps one row per trial and solver; means are over people, because
+trials of one person are no independent evidence.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import time as clock
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from imdy_plugin import api, registry, schema, scoring
+from imdy_plugin.atomic import replacing
+from imdy_plugin.errors import FileFormatError, ImdyError, InputError, UnknownNameError
+from imdy_plugin.interfaces import LoadedModel, Trial
+from imdy_plugin.progress import report_progress
+
+Kinematics = Literal["reference", "own"]
+Row = dict[str, Any]
+
+BASELINES = ("zero", "mean")
+"""Answers that need no motion: no force at all, and what other people do on average in the same activity."""
+
+SOLVERS = ("zero", "mean", "physics", "imdys", "opensim")
+"""Compared by default; ``opensim`` has the plates and shows that torque is compared with torque."""
+
+ACTIVITIES = ("walk", "run", "jump", "squat", "sit_to_stand", "static", "child_walk", "child_turn")
+"""Order of the table; others follow by name."""
+
+METRICS = {
+    "force": ("force, N/kg", 2),
+    "vertical": ("vertical, BW", 3),
+    "cop": ("CoP, mm", 0),
+    "contact_f1": ("contact F1", 2),
+    "torque": ("torque, Nm/kg", 3),
+    "torque_legs": ("without lumbar", 3),
+    "torque_norm": ("per-joint norm", 3),
+    "coverage": ("coverage", 2),
+}
+"""Columns of the table: heading and digits."""
+
+_MARGIN = 0.5
+_FEET = ("right", "left")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference answer.
+
+    Attributes
+    ----------
+    path, dataset
+        The file and what it holds, with its attributes.
+    """
+
+    path: Path
+    dataset: xr.Dataset
+
+    @property
+    def id(self) -> str:
+        """Name of the file without its suffix."""
+        return self.path.stem
+
+    @property
+    def activity(self) -> str:
+        """What the person does."""
+        return str(self.dataset.attrs["activity"])
+
+    @property
+    def mass(self) -> float:
+        """Body mass [kg]."""
+        return float(self.dataset.attrs["mass"])
+
+    @property
+    def source(self) -> str:
+        """The data set."""
+        return str(self.dataset.attrs["source"])
+
+    @property
+    def subject(self) -> str:
+        """The person within the data set."""
+        return str(self.dataset.attrs["subject"])
+
+    @property
+    def person(self) -> str:
+        """The person, ``source/subject``."""
+        return f"{self.source}/{self.subject}"
+
+    @property
+    def has_torque(self) -> bool:
+        """Whether joint torques are known."""
+        return "generalized_force" in self.dataset
+
+    def same_person(self, other: Reference) -> bool:
+        """Whether both show one person: the same one of a data set, or one whom two data sets share (same label and mass)."""
+        return self.subject == other.subject and (self.source == other.source or abs(self.mass - other.mass) < 0.05)
+
+    def truth(self, kinematics: Kinematics) -> scoring.Truth:
+        """What is right, on the frames that are scored; with reference kinematics only where there are such."""
+        ds = self.dataset
+        valid = ds["valid"].values.astype(bool)
+        if kinematics == "reference" and "coordinate_value" in ds:
+            valid = valid & np.isfinite(ds["coordinate_value"].values).all(axis=1)
+        torque = ds["generalized_force"].values.astype(float) if self.has_torque else None
+        return scoring.Truth(
+            force=_feet(ds["ground_force"]),
+            center_of_pressure=_feet(ds["center_of_pressure"]),
+            contact=ds["contact"].sel(foot=list(_FEET)).values.astype(bool),
+            valid=valid,
+            mass=self.mass,
+            contact_threshold=float(ds.attrs["contact_threshold_N"]),
+            coordinates=tuple(str(c) for c in ds["coordinate"].values) if self.has_torque else (),
+            torque=torque,
+            valid_torque=ds["valid_id"].values.astype(bool) if self.has_torque else None,
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One figure of the table: mean over people and its 95 % interval, NaN where it cannot be told."""
+
+    activity: str
+    solver: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    people: int
+    trials: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes
+    ----------
+    rows
+        One per trial and solver: ``id``, ``source``, ``subject``, ``person``, ``trial``, ``activity``, ``solver``, ``status`` (``ok``, ``failed``:
+        scored as zero, or ``absent``: the trial lacks what the solver needs, not scored), ``message``, ``seconds``, ``frames``, ``frames_torque``
+        and the measures of :func:`imdy_plugin.scoring.score`.
+    kinematics
+        Whose kinematics the solvers were given.
+    seed
+        Of the resampling.
+    """
+
+    rows: list[Row]
+    kinematics: str = "reference"
+    seed: int = 0
+
+    def table(self, metrics: Iterable[str] = tuple(METRICS)) -> list[Summary]:
+        """Each measure by activity and solver: means over trials of a person, then over people, with an interval over people."""
+        return [self._summary(activity, solver, metric) for activity, solver in self._cells() for metric in metrics]
+
+    def per_joint(self) -> list[Summary]:
+        """:meth:`table` of the mean absolute torque error [N m/kg] of each joint."""
+        return self.table([f"torque_{joint}" for joint in scoring.JOINTS])
+
+    def to_markdown(self, metrics: Mapping[str, tuple[str, int]] = METRICS) -> str:
+        """The table as Markdown: a line per activity and solver, ``mean [low, high]``, ``-`` where there is nothing to say."""
+        heading = ["activity", "solver", "people", "trials (failed)", *(label for label, _ in metrics.values())]
+        lines = ["| " + " | ".join(heading) + " |", "|" + "|".join([" --- "] * 2 + [" ---: "] * (len(heading) - 2)) + "|"]
+        previous = ""
+        for activity, solver in self._cells():
+            cells = [self._summary(activity, solver, metric) for metric in metrics]
+            told = [_cell(c, digits) for c, (_, digits) in zip(cells, metrics.values(), strict=True)]
+            first = cells[0]
+            trials = f"{first.trials}" + (f" ({first.failed})" if first.failed else "")
+            people = max(c.people for c in cells)
+            lines.append("| " + " | ".join([activity if activity != previous else "", solver, str(people) if people else "-", trials, *told]) + " |")
+            previous = activity
+        return "\n".join(lines) + "\n"
+
+    def per_joint_markdown(self) -> str:
+        """:meth:`per_joint` as Markdown."""
+        return self.to_markdown({f"torque_{joint}": (joint, 3) for joint in scoring.JOINTS})
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows; columns that a row lacks stay empty."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _cells(self) -> list[tuple[str, str]]:
+        activities = sorted({r["activity"] for r in self.rows}, key=lambda a: (ACTIVITIES.index(a) if a in ACTIVITIES else len(ACTIVITIES), a))
+        solvers = list(dict.fromkeys(r["solver"] for r in self.rows))
+        return [(a, s) for a in activities for s in solvers]
+
+    def _summary(self, activity: str, solver: str, metric: str) -> Summary:
+        rows = [r for r in self.rows if r["activity"] == activity and r["solver"] == solver and r["status"] != "absent"]
+        by_person: dict[str, list[float]] = {}
+        for row in rows:
+            value = row.get(metric, math.nan)
+            if math.isfinite(value):
+                by_person.setdefault(row["person"], []).append(value)
+        means = [float(np.mean(v)) for v in by_person.values()]
+        low, high = scoring.bootstrap_interval(means, self.seed)
+        failed = sum(r["status"] == "failed" for r in rows)
+        return Summary(activity, solver, metric, float(np.mean(means)) if means else math.nan, low, high, len(means), len(rows), failed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every trial is run: see :func:`evaluate`."""
+
+    data_dir: Path
+    solvers: tuple[str, ...]
+    kinematics: Kinematics
+    options: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    means: Mapping[str, MeanAnswer | None] = field(default_factory=dict)
+
+
+def evaluate(
+    data_dir: str | os.PathLike[str],
+    solvers: Sequence[str] = SOLVERS,
+    sources: Sequence[str] | None = None,
+    kinematics: Kinematics = "reference",
+    *,
+    activities: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    workers: int = 1,
+    seed: int = 0,
+) -> Evaluation:
+    """Run solvers on every reference trial and score them.
+
+    Parameters
+    ----------
+    data_dir
+        Folder with ``references/*.nc`` and the recordings that they name.
+    solvers
+        Names that ``imdy solvers`` lists, ``zero`` or ``mean``.
+    sources
+        Only these data sets.
+    kinematics
+        ``reference``: the coordinates that the reference was made from, so that errors are the solver's alone. ``own``: inverse kinematics of the
+        markers, as a user would; an hour or more.
+    activities
+        Only these.
+    options
+        Options by solver.
+    weights
+        Folder of learned weights. Each person is solved with weights whose metadata say that they were trained without that person.
+    workers
+        Processes.
+    seed
+        Of the resampling of people.
+
+    Raises
+    ------
+    InputError
+        No reference fits, or a learned solver has no weights that never saw a person.
+    UnknownNameError
+        A solver, data set or activity does not exist.
+    """
+    folder = Path(data_dir)
+    every = read_references(folder)
+    chosen = _choose(every, sources, activities)
+    _check_solvers(solvers, kinematics)
+    unseen = {}
+    if "imdys" in solvers:
+        files = find_weights(Path(weights) if weights else weights_folder())
+        unseen = {r.id: unseen_weights(r, files, every) for r in chosen}
+    means = mean_answers(chosen, every) if "mean" in solvers else {}
+    plan = Plan(folder, tuple(solvers), kinematics, options or {}, unseen, means)
+    rows: dict[str, list[Row]] = {}
+    for done, (name, found) in enumerate(_run_all([r.path for r in chosen], plan, workers), 1):
+        rows[name] = found
+        report_progress("evaluation", done, len(chosen))
+    return Evaluation([row for r in chosen for row in rows[r.id]], kinematics, seed)
+
+
+def read_references(data_dir: Path) -> list[Reference]:
+    """Every reference of a data folder, by name.
+
+    Raises
+    ------
+    InputError
+        The folder holds none.
+    """
+    paths = sorted((data_dir / "references").glob("*.nc"))
+    if not paths:
+        raise InputError(f"{data_dir / 'references'} holds no .nc file; give the data folder that has 'references' in it")
+    return [read_reference(path) for path in paths]
+
+
+def read_reference(path: Path) -> Reference:
+    """Read one reference.
+
+    Raises
+    ------
+    FileFormatError
+        It lacks what scoring needs.
+    """
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        ds = opened.load()
+    lacking = [v for v in ("ground_force", "center_of_pressure", "contact", "valid") if v not in ds]
+    lacking += [a for a in ("activity", "mass", "source", "subject", "contact_threshold_N", "marker_path") if a not in ds.attrs]
+    if lacking:
+        raise FileFormatError(path, f"lacks {', '.join(lacking)}", "give references as documented for 'imdy evaluate'")
+    return Reference(path, ds)
+
+
+def _choose(references: Sequence[Reference], sources: Sequence[str] | None, activities: Sequence[str] | None) -> list[Reference]:
+    for kind, wanted, known in (
+        ("data set", sources, {r.source for r in references}),
+        ("activity", activities, {r.activity for r in references}),
+    ):
+        for name in wanted or ():
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+    return [r for r in references if (not sources or r.source in sources) and (not activities or r.activity in activities)]
+
+
+def _check_solvers(solvers: Sequence[str], kinematics: str) -> None:
+    if kinematics not in ("reference", "own"):
+        raise UnknownNameError("kinematics", kinematics, ("reference", "own"))
+    for name in solvers:
+        if name not in BASELINES:
+            registry.get_solver(name)
+
+
+# --- weights that never saw a person ---------------------------------------------------------------------------------------------------------------
+
+
+def weights_folder() -> Path:
+    """Where the weights that ship with the package lie."""
+    from imdy_plugin.solvers import imdys
+
+    return Path(next(iter(imdys.__path__))) / "weights"
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Weights in a folder: those that are shipped for use first, then the folds.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    found = sorted(folder.glob("*.safetensors"), key=lambda p: (p.stem.startswith("fold"), p.name))
+    if not found:
+        raise InputError(f"{folder} holds no .safetensors file; train first ('imdy train') or name the folder (weights=...)")
+    return found
+
+
+@lru_cache(maxsize=64)
+def training_people(path: Path) -> frozenset[str]:
+    """People (``source/subject``) that weights were trained on, from the metadata of the file.
+
+    Raises
+    ------
+    FileFormatError
+        The metadata do not say; such weights cannot be held to be without knowledge of anybody.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="np") as opened:
+        metadata = opened.metadata() or {}
+    if "people" not in metadata:
+        raise FileFormatError(path, "its metadata do not say which people it was trained on ('people')", "train it with 'imdy train', which writes them")
+    return frozenset(json.loads(metadata["people"]))
+
+
+def unseen_weights(reference: Reference, files: Sequence[Path], everybody: Sequence[Reference] = ()) -> Path:
+    """The first weights that were not trained on the person of ``reference``, under any of the person's names among ``everybody``.
+
+    Raises
+    ------
+    InputError
+        All of them saw the person.
+    """
+    names = {reference.person} | {r.person for r in everybody if r.same_person(reference)}
+    for path in files:
+        if not names & training_people(path):
+            return path
+    raise InputError(f"every one of {', '.join(p.name for p in files)} was trained on {reference.person}; train a fold without that person")
+
+
+# --- what others do on average ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MeanAnswer:
+    """Mean of other people in the same activity: constant force per foot and mass in the heading frame, constant torque per mass.
+
+    Attributes
+    ----------
+    force
+        ``(foot, axis)`` [N/kg]: forward, up, outward of the foot's side.
+    torque
+        By coordinate without its side [N m/kg]; knees in the sense that flexion is positive.
+    """
+
+    force: NDArray[np.float64]
+    torque: Mapping[str, float]
+
+
+def mean_answers(references: Sequence[Reference], everybody: Sequence[Reference]) -> dict[str, MeanAnswer | None]:
+    """:class:`MeanAnswer` for each trial, from all other people who do the same; None where nobody else does."""
+    own = {r.id: {"force": _mean_force(r), **(_mean_torque(r) if r.has_torque else {})} for r in everybody}
+    answers: dict[str, MeanAnswer | None] = {}
+    for reference in references:
+        others = [r for r in everybody if r.activity == reference.activity and not r.same_person(reference)]
+        means = _mean_over_people([(r.person, own[r.id]) for r in others])
+        force = means.pop("force", None)
+        answers[reference.id] = None if force is None else MeanAnswer(force, {name: float(value) for name, value in means.items()})
+    return answers
+
+
+def _mean_over_people(given: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Mean of each named quantity over a person's trials, then over people."""
+    by_name: dict[str, dict[str, list[Any]]] = {}
+    for person, quantities in given:
+        for name, value in quantities.items():
+            by_name.setdefault(name, {}).setdefault(person, []).append(value)
+    return {name: np.mean([np.mean(v, axis=0) for v in people.values()], axis=0) for name, people in by_name.items()}
+
+
+def _mean_force(reference: Reference) -> NDArray[np.float64]:
+    turned = _turn(_feet(reference.dataset["ground_force"]), -_heading(reference))[reference.dataset["valid"].values.astype(bool)]
+    outward = turned.mean(axis=0) / reference.mass * [[1, 1, 1], [1, 1, -1]]
+    return np.broadcast_to(outward.mean(axis=0), (2, 3)).copy()
+
+
+def _mean_torque(reference: Reference) -> dict[str, float]:
+    ds = reference.dataset
+    used = ds["valid_id"].values.astype(bool)
+    if not used.any():
+        return {}
+    sides: dict[str, list[float]] = {}
+    for name in scoring.scored_coordinates([str(c) for c in ds["coordinate"].values]):
+        torque = float(ds["generalized_force"].sel(coordinate=name).values[used].mean()) / reference.mass
+        sides.setdefault(_without_side(name), []).append(torque * _sense(ds, name))
+    return {name: float(np.mean(values)) for name, values in sides.items()}
+
+
+def mean_solution(reference: Reference, mean: MeanAnswer) -> scoring.Solution:
+    """A :class:`MeanAnswer` laid over the frames of a trial; its centre of pressure is unknown."""
+    ds = reference.dataset
+    force = np.broadcast_to(mean.force * [[1, 1, 1], [1, 1, -1]] * reference.mass, (ds.sizes["time"], 2, 3))
+    solution = _turn(force, _heading(reference))
+    torque = None
+    if reference.has_torque:
+        names = [str(c) for c in ds["coordinate"].values]
+        constant = [mean.torque.get(_without_side(n), 0.0) * _sense(ds, n) * reference.mass for n in names]
+        torque = np.broadcast_to(constant, (ds.sizes["time"], len(names))).astype(float)
+    return scoring.Solution(solution, np.full_like(solution, np.nan), torque)
+
+
+def _without_side(coordinate: str) -> str:
+    return coordinate.removesuffix("_r").removesuffix("_l")
+
+
+def _sense(ds: xr.Dataset, coordinate: str) -> float:
+    """-1 for a knee that bends towards negative angles, as some models have it; 1 otherwise."""
+    if not coordinate.startswith("knee_angle"):
+        return 1.0
+    return 1.0 if float(np.nanmean(ds["coordinate_value"].sel(coordinate=coordinate).values)) >= 0 else -1.0
+
+
+def _heading(reference: Reference) -> float:
+    """Mean heading of the pelvis about the vertical [rad], 0 along x; NaN where no kinematics tell."""
+    ds = reference.dataset
+    if "coordinate_value" not in ds or "pelvis_rotation" not in ds["coordinate"].values:
+        return math.nan
+    angle = ds["coordinate_value"].sel(coordinate="pelvis_rotation").values
+    angle = angle[np.isfinite(angle)]
+    return float(np.arctan2(np.sin(angle).mean(), np.cos(angle).mean())) if angle.size else math.nan
+
+
+def _turn(force: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
+    """Turn horizontal components about the vertical; drop them where the heading is unknown."""
+    c, s = (math.cos(angle), math.sin(angle)) if math.isfinite(angle) else (0.0, 0.0)
+    x, y, z = force[..., 0], force[..., 1], force[..., 2]
+    return np.stack([c * x + s * z, y, -s * x + c * z], axis=-1)
+
+
+# --- running ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _run_all(paths: Sequence[Path], plan: Plan, workers: int) -> Iterator[tuple[str, list[Row]]]:
+    if workers <= 1:
+        yield from (_run_path(path, plan) for path in paths)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        yield from pool.map(_run_path, paths, [plan] * len(paths))
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _run_path(path: Path, plan: Plan) -> tuple[str, list[Row]]:
+    reference = read_reference(path)
+    return reference.id, run_reference(reference, plan)
+
+
+def run_reference(reference: Reference, plan: Plan) -> list[Row]:
+    """One row per solver of a trial."""
+    trial: Trial | Exception | None = None
+    rows = []
+    for solver in plan.solvers:
+        if trial is None and solver not in BASELINES:
+            trial = _try_trial(reference, plan)
+        rows.append(_run_one(reference, solver, trial, plan))
+    return rows
+
+
+def _try_trial(reference: Reference, plan: Plan) -> Trial | Exception:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return build_trial(reference, plan.data_dir, plan.kinematics)
+    except ImdyError as error:
+        return error
+
+
+def _run_one(reference: Reference, solver: str, trial: Trial | Exception | None, plan: Plan) -> Row:
+    truth = reference.truth(plan.kinematics)
+    started = clock.perf_counter()
+    status, message, solution = "ok", "", None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            solution = _solution(reference, truth, solver, trial, plan)
+            if solution is not None and not (np.isfinite(solution.force).all(axis=(1, 2)) & truth.valid).any():
+                raise InputError("the solution covers no frame that is scored")
+        except ImdyError as error:
+            status, message = "failed", str(error)
+    if status == "failed":
+        solution = scoring.zero_solution(truth)
+    row = _identity(reference, solver, truth)
+    if solution is None:
+        return row | {"status": "absent", "message": "the trial lacks what the solver needs"}
+    message = message or "; ".join(dict.fromkeys(str(w.message) for w in caught))
+    row |= {"status": status, "message": message, "seconds": round(clock.perf_counter() - started, 3)}
+    return row | scoring.score(truth, solution)
+
+
+def _identity(reference: Reference, solver: str, truth: scoring.Truth) -> Row:
+    return {
+        "id": reference.id,
+        "source": reference.source,
+        "subject": reference.subject,
+        "person": reference.person,
+        "trial": str(reference.dataset.attrs.get("trial", reference.id)),
+        "activity": reference.activity,
+        "solver": solver,
+        "frames": int(truth.valid.sum()),
+        "frames_torque": 0 if truth.valid_torque is None else int(truth.valid_torque.sum()),
+    }
+
+
+def _solution(reference: Reference, truth: scoring.Truth, solver: str, trial: Trial | Exception | None, plan: Plan) -> scoring.Solution | None:
+    """What a solver says, or None where the trial lacks what it needs."""
+    if solver == "zero":
+        return scoring.zero_solution(truth)
+    if solver == "mean":
+        mean = plan.means.get(reference.id)
+        return None if mean is None else mean_solution(reference, mean)
+    if isinstance(trial, Exception):
+        raise trial
+    assert trial is not None
+    if not all(trial.has(need) for need in registry.get_solver(solver).needs):
+        return None
+    result = api.run_solver(solver, trial, _options(reference, solver, plan))
+    return sample_result(result, reference, trial)
+
+
+def _options(reference: Reference, solver: str, plan: Plan) -> dict[str, Any]:
+    """The options given; besides, unseen weights and the low-pass of the reference where the solver has such options."""
+    known = registry.get_solver(solver).Options.model_fields
+    options = dict(plan.options.get(solver, {}))
+    cutoff = float(reference.dataset.attrs.get("fc_coordinates", math.nan))
+    if "cutoff" in known and math.isfinite(cutoff):
+        options.setdefault("cutoff", cutoff)
+    if "weights" in known and reference.id in plan.weights:
+        options.setdefault("weights", plan.weights[reference.id])
+    return options
+
+
+@lru_cache(maxsize=2)
+def _load_model(path: Path) -> LoadedModel:
+    return registry.load_model(path)
+
+
+def build_trial(reference: Reference, data_dir: Path, kinematics: Kinematics = "reference") -> Trial:
+    """The trial of a reference, as a solver gets it.
+
+    Markers are cropped to half a second around the reference. With ``reference`` kinematics they are sampled linearly at the reference's 100 Hz time
+    stamps instead, within gaps only, so that coordinates are given as they are; the stretch is that on which all coordinates are known. The plates'
+    forces go along for solvers that ask for them.
+
+    Raises
+    ------
+    ImdyError
+        A file cannot be read.
+    """
+    attrs = reference.dataset.attrs
+    loaded = _load_model(data_dir / attrs["model_path"]) if attrs.get("model_path") else None
+    marker_path = data_dir / str(attrs["marker_path"])
+    motion = registry.find_marker_reader(marker_path).read(marker_path)
+    if kinematics == "reference" and loaded is not None and "coordinate_value" in reference.dataset:
+        motion = _with_coordinates(motion, reference)
+    else:
+        stamps = reference.dataset["time"].values
+        motion = motion.sel(time=slice(stamps[0] - _MARGIN, stamps[-1] + _MARGIN))
+    height = float(attrs.get("height", math.nan))
+    return Trial(
+        motion=motion,
+        model=loaded.dataset if loaded else None,
+        mass=reference.mass,
+        ground_force=_plate_motion(reference, loaded) if loaded else None,
+        native_model=loaded.native if loaded else None,
+        height=height if math.isfinite(height) else None,
+        provenance={"markers": marker_path.name, "reference": reference.path.name},
+    )
+
+
+def _with_coordinates(motion: xr.Dataset, reference: Reference) -> xr.Dataset:
+    ds = reference.dataset
+    known = np.flatnonzero(np.isfinite(ds["coordinate_value"].values).all(axis=1))
+    stretch = _longest_run(known)
+    if stretch.size < 2:
+        raise InputError(f"{reference.id} holds no stretch of known coordinates; use kinematics='own'")
+    stamps = ds["time"].values[stretch]
+    names = [str(m) for m in motion["marker"].values]
+    markers = scoring.sample(motion["time"].values, motion["marker_position"].values, stamps)
+    coordinates = [str(c) for c in ds["coordinate"].values]
+    values = ds["coordinate_value"].values[stretch].astype(float)
+    merged = schema.new_motion(stamps, markers=(names, markers), coordinates=(coordinates, values), attrs=motion.attrs)
+    return schema.add_log(merged, "markers sampled linearly at the time stamps of the reference's coordinates")
+
+
+def _longest_run(indices: NDArray[np.intp]) -> NDArray[np.intp]:
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
+    return max(runs, key=len)
+
+
+def _plate_motion(reference: Reference, loaded: LoadedModel) -> xr.Dataset | None:
+    """Plate forces of a reference as a motion; where the centre of pressure is undefined, the same wrench at its last place."""
+    feet = list(loaded.dataset.attrs.get("foot_bodies", ()))
+    if len(feet) != 2:
+        return None
+    ds = reference.dataset
+    force = _feet(ds["ground_force_id"])
+    moment = _feet(ds["ground_moment_origin_id"])
+    point = _hold(_feet(ds["center_of_pressure"]))
+    return schema.new_motion(ds["time"].values, ground=(feet, force, point, moment - np.cross(point, force)))
+
+
+def _hold(point: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fill undefined points with the last defined one (the first before it, zero where there is none)."""
+    filled = np.zeros_like(point)
+    for foot in range(point.shape[1]):
+        known = np.flatnonzero(np.isfinite(point[:, foot]).all(axis=-1))
+        if known.size:
+            at = np.clip(np.searchsorted(known, np.arange(len(point)), side="right") - 1, 0, None)
+            filled[:, foot] = point[known[at], foot]
+    return filled
+
+
+def sample_result(result: xr.Dataset, reference: Reference, trial: Trial) -> scoring.Solution:
+    """A result at the time stamps of a reference, feet right and left, coordinates in its order.
+
+    Coordinates that a result lacks count as zero torque, unless it lacks all that are scored.
+    """
+    time, at = result["time"].values, reference.dataset["time"].values
+    feet = _foot_bodies(result, trial)
+    force = result["ground_force"].sel(body=feet).values
+    point = result["center_of_pressure"].sel(body=feet).values
+    point = np.where(force[..., 1:2] > 0, point, np.nan)
+    return scoring.Solution(scoring.sample(time, force, at), scoring.sample(time, point, at), _sample_torque(result, reference))
+
+
+def _sample_torque(result: xr.Dataset, reference: Reference) -> NDArray[np.float64] | None:
+    if not reference.has_torque or "generalized_force" not in result:
+        return None
+    names = [str(c) for c in reference.dataset["coordinate"].values]
+    if not set(scoring.scored_coordinates(names)) & {str(c) for c in result["coordinate"].values}:
+        return None
+    aligned = result["generalized_force"].reindex(coordinate=names, fill_value=0.0)
+    return scoring.sample(result["time"].values, aligned.values, reference.dataset["time"].values)
+
+
+def _foot_bodies(result: xr.Dataset, trial: Trial) -> list[str]:
+    bodies = [str(b) for b in result["body"].values]
+    if trial.model is not None and trial.model.attrs.get("foot_bodies"):
+        return list(trial.model.attrs["foot_bodies"])
+    sides = [[b for b in bodies if side in b.lower().split("_")] for side in ("r", "l")]
+    named = [[b for b in bodies if word in b.lower()] for word in _FEET]
+    for right, left in (named, sides):
+        if len(right) == len(left) == 1:
+            return [right[0], left[0]]
+    raise InputError(f"the result's bodies {bodies} do not tell the right foot from the left")
+
+
+def _feet(values: xr.DataArray) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = values.sel(foot=list(_FEET)).transpose("time", "foot", "axis").values.astype(float)
+    return array
+
+
+def _cell(summary: Summary, digits: int) -> str:
+    if not math.isfinite(summary.mean):
+        return "-"
+    told = f"{summary.mean:.{digits}f}"
+    return told if not math.isfinite(summary.low) else f"{told} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
