@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 from imdy_plugin.errors import MissingDependencyError
 
@@ -29,3 +32,63 @@ def import_opensim() -> ModuleType:
 def is_opensim_object(value: object, class_name: str) -> bool:
     """Whether ``value`` is an OpenSim object of the named class, without importing OpenSim."""
     return any(t.__name__ == class_name and t.__module__.startswith("opensim") for t in type(value).__mro__)
+
+
+_FOOT_NAMES = (
+    ("calcn_r", "calcn_l"),
+    ("calcaneus_r", "calcaneus_l"),
+    ("foot_r", "foot_l"),
+    ("r_foot", "l_foot"),
+    ("right_foot", "left_foot"),
+    ("foot_right", "foot_left"),
+    ("rfoot", "lfoot"),
+)
+
+
+def find_feet(bodies: Iterable[str]) -> tuple[str, ...]:
+    """Right and left foot among body names, by the names in use; empty where there is no such pair."""
+    lowered = {name.lower(): name for name in bodies}
+    for right, left in _FOOT_NAMES:
+        if right in lowered and left in lowered:
+            return lowered[right], lowered[left]
+    return ()
+
+
+def find_root(model: Any) -> tuple[tuple[str, ...], str]:
+    """Coordinates and child body of the joint that lets an ``opensim.Model`` move in ground; ``((), "")`` where none does.
+
+    Such a joint has ground as parent and at least three coordinates, one of them a translation: six in space, three in a plane.
+    """
+    translational = import_opensim().Coordinate.Translational
+    joints = model.getJointSet()
+    for joint in (joints.get(i) for i in range(joints.getSize())):
+        coordinates = [joint.get_coordinates(k) for k in range(joint.numCoordinates())]
+        from_ground = joint.getParentFrame().findBaseFrame().getName() == "ground"
+        if from_ground and len(coordinates) >= 3 and any(c.getMotionType() == translational for c in coordinates):
+            return tuple(str(c.getName()) for c in coordinates), str(joint.getChildFrame().findBaseFrame().getName())
+    return (), ""
+
+
+def strip_forces(model: Any) -> tuple[str, ...]:
+    """Remove the forces, controllers and probes of an ``opensim.Model`` and return the forces' names; gravity stays.
+
+    What is left builds even where a muscle's parameters are unlawful.
+    """
+    forces = model.getForceSet()
+    names = tuple(str(forces.get(i).getName()) for i in range(forces.getSize()))
+    for owned in (model.updControllerSet(), model.updProbeSet(), model.updForceSet()):
+        owned.clearAndDestroy()
+    model.finalizeFromProperties()
+    return names
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Within this context OpenSim writes nothing to the console; what matters comes as an exception."""
+    logger = import_opensim().Logger
+    level = logger.getLevelString()
+    logger.setLevelString("Off")
+    try:
+        yield
+    finally:
+        logger.setLevelString(level)

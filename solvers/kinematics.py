@@ -52,7 +52,8 @@ def smooth(time: ArrayLike, values: ArrayLike, cutoff_hz: float | None) -> tuple
     if not stretches:
         longest = max((s.stop - s.start for s in finite_stretches(flat)), default=0)
         raise InputError(
-            f"the longest stretch without gaps has {longest} frame(s) of {len(t)}; at least {MIN_FRAMES} are needed without a filter and {MIN_FRAMES_FILTERED} with one"
+            f"the longest stretch without gaps has {longest} frame(s) of {len(t)}; "
+            f"at least {MIN_FRAMES} are needed without a filter and {MIN_FRAMES_FILTERED} with one"
         )
     for stretch in stretches:
         out[:, stretch] = _smooth_stretch(t[stretch], flat[stretch], cutoff_hz if filtered else None)

@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imdy_plugin._opensim import import_opensim
+from imdy_plugin._opensim import find_feet, find_root, import_opensim, silenced, strip_forces
 from imdy_plugin.errors import InputError, SolverError, UnknownNameError
 
 FloatArray = NDArray[np.float64]
-
-RIGHT_FOOT_NAMES = ("calcn_r", "foot_r", "r_foot", "right_foot", "calcaneus_r", "foot_right", "rfoot", "calcn_right")
-LEFT_FOOT_NAMES = ("calcn_l", "foot_l", "l_foot", "left_foot", "calcaneus_l", "foot_left", "lfoot", "calcn_left")
 
 
 @dataclass(frozen=True)
@@ -87,17 +84,17 @@ class OpenSimMechanics:
 
     def __init__(self, native_model: Any) -> None:
         self._opensim = import_opensim()
-        self._model = native_model.clone()
-        self._model.finalizeFromProperties()
-        self.excluded_forces = _strip(self._model)
         try:
-            self._state = self._model.initSystem()
+            with silenced():
+                self._model = native_model.clone()
+                self.excluded_forces = strip_forces(self._model)
+                self._state = self._model.initSystem()
         except RuntimeError as error:
-            raise SolverError(f"OpenSim cannot build the model '{self._model.getName()}': {error}") from error
+            raise SolverError(f"OpenSim cannot build the model '{native_model.getName()}': {error}") from error
         self._matter = self._model.getMatterSubsystem()
         self._read_names()
         self._read_bodies()
-        self.root_coordinates, self.root_body = self._find_root()
+        self.root_coordinates, self.root_body = find_root(self._model)
         self.foot_bodies = find_feet(self.bodies)
 
     def inverse_dynamics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, loads: Sequence[BodyLoad] = ()) -> FloatArray:
@@ -224,16 +221,6 @@ class OpenSimMechanics:
         self.mass = float(self._masses.sum())
         self.gravity = self._model.getGravity().to_numpy().astype(float)
 
-    def _find_root(self) -> tuple[tuple[str, ...], str]:
-        translational = self._opensim.Coordinate.Translational
-        joints = self._model.getJointSet()
-        for joint in (joints.get(i) for i in range(joints.getSize())):
-            coordinates = [joint.get_coordinates(k) for k in range(joint.numCoordinates())]
-            from_ground = joint.getParentFrame().findBaseFrame().getName() == "ground"
-            if from_ground and len(coordinates) >= 3 and any(c.getMotionType() == translational for c in coordinates):
-                return tuple(str(c.getName()) for c in coordinates), str(joint.getChildFrame().findBaseFrame().getName())
-        return (), ""
-
     def _require_root(self) -> None:
         if not self.root_coordinates:
             raise InputError(f"the model '{self._model.getName()}' has no body that moves freely in ground; give a model whose pelvis does")
@@ -292,24 +279,6 @@ class OpenSimMechanics:
             for i, name in enumerate(names):
                 pose[frame, i] = _pose(self._native_bodies[name].getTransformInGround(self._state))
         return _BodyMotion(pose[..., :3], pose[..., 3], velocity[..., :3], velocity[..., 3:], acceleration[..., :3], acceleration[..., 3:])
-
-
-def find_feet(bodies: Sequence[str]) -> tuple[str, ...]:
-    """Right and left foot among body names, by the names in use; empty where there is no such pair."""
-    lowered = {name.lower(): name for name in bodies}
-    for right, left in zip(RIGHT_FOOT_NAMES, LEFT_FOOT_NAMES, strict=True):
-        if right in lowered and left in lowered:
-            return lowered[right], lowered[left]
-    return ()
-
-
-def _strip(model: Any) -> tuple[str, ...]:
-    forces = model.getForceSet()
-    names = tuple(str(forces.get(i).getName()) for i in range(forces.getSize()))
-    for owned in (model.updControllerSet(), model.updProbeSet(), model.updForceSet()):
-        owned.clearAndDestroy()
-    model.finalizeFromProperties()
-    return names
 
 
 def _inertia_matrix(inertia: Any) -> FloatArray:
