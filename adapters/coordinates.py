@@ -1,0 +1,212 @@
+"""Joint coordinates over time: from .mot and .sto into a motion in the model's order and units, and back out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from imdy_plugin.adapters.storage import Table, read_table, write_table
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError, suggest
+from imdy_plugin.schema import new_motion
+
+LARGEST_SILENT_ANGLE = np.pi
+"""Largest angle [rad] that a file without ``inDegrees`` may hold and still be taken for radians, as OpenSim does."""
+
+LARGEST_STATED_RADIANS = 4 * np.pi
+"""Largest angle [rad] that a file with ``inDegrees=no`` may hold: two full turns."""
+
+_STATE_PATH = re.compile(r"^/?(?:[^/]+/)*(?P<coordinate>[^/]+)/(?P<kind>value|speed)$")
+
+
+def read_coordinates(
+    path: str | os.PathLike[str],
+    model: xr.Dataset,
+    *,
+    degrees: bool | None = None,
+    use_defaults: bool = False,
+) -> xr.Dataset:
+    """Read joint coordinates of ``model``.
+
+    Columns are named by coordinate (``knee_angle_r``) or by state (``/jointset/walker_knee_r/knee_angle_r/value``; speeds
+    are left out). Coordinates of kind ``rotational`` are turned from degrees to radians where the file is in degrees;
+    others are in metres, or in their own unit where they are coupled, and stay as they are. A coordinate that the file
+    lacks but that the model holds fixed or couples one-to-one to another takes its value from the model.
+
+    Parameters
+    ----------
+    path
+        A .mot or .sto file.
+    model
+        A model (:func:`imdy_plugin.schema.validate_model`); it gives order, kind, defaults and couplings.
+    degrees
+        Whether angles are in degrees, for a file whose header is silent (or wrong). By default the header's ``inDegrees``
+        decides. A silent header counts as radians, as in OpenSim, only while no angle exceeds
+        :data:`LARGEST_SILENT_ANGLE`; beyond that the file is refused.
+    use_defaults
+        Give a coordinate that the file lacks the model's default, with a warning, instead of raising.
+
+    Returns
+    -------
+    xarray.Dataset
+        A motion with ``coordinate_value (time, coordinate)`` [rad or m] in the model's order.
+
+    Raises
+    ------
+    FileFormatError
+        What :func:`~imdy_plugin.adapters.storage.read_table` raises; NaN; a missing coordinate; a silent header with
+        angles that look like degrees.
+    """
+    table = read_table(path)
+    columns = _columns_by_coordinate(table)
+    names = [str(n) for n in model["coordinate"].values]
+    _warn_about_extra(table, columns, names)
+    rotational = (model["coordinate_kind"].values == "rotational") & np.isin(names, list(columns))
+    present = [n for n in names if n in columns]
+    scale = _scale(table, columns, [n for n, r in zip(names, rotational, strict=True) if r], degrees)
+    values = np.full((table.time.size, len(names)), np.nan)
+    for i, name in enumerate(names):
+        if name in columns:
+            values[:, i] = table.values[:, columns[name]] * (scale if rotational[i] else 1.0)
+    _fill_missing(table, model, names, present, values, use_defaults)
+    unit = "degrees" if scale != 1.0 else "radians"
+    return new_motion(table.time, coordinates=(names, values), log=f"read coordinates from {table.path.name} ({unit})", attrs={"source": str(table.path)})
+
+
+def write_coordinates(motion: xr.Dataset, path: str | os.PathLike[str], model: xr.Dataset | None = None) -> Path:
+    """Write ``coordinate_value`` of a motion or result as a motion file in degrees.
+
+    Parameters
+    ----------
+    motion
+        Holds ``coordinate_value (time, coordinate)`` [rad or m].
+    path
+        The ``.mot`` to write.
+    model
+        Tells which coordinates are rotations (``coordinate_kind``). For a result it may be left out: the unit of the
+        generalized force (``N m``) tells.
+
+    Raises
+    ------
+    InputError
+        There are no coordinates, a value is not finite, or nothing tells which coordinates are rotations.
+    """
+    if "coordinate_value" not in motion:
+        raise InputError("there is no coordinate_value to write")
+    names = [str(n) for n in motion["coordinate"].values]
+    scale = np.where(_is_rotational(motion, model, names), 180.0 / np.pi, 1.0)
+    return write_table(path, names, motion["time"].values, motion["coordinate_value"].values * scale, in_degrees=True, name="Coordinates")
+
+
+def _columns_by_coordinate(table: Table) -> dict[str, int]:
+    columns: dict[str, int] = {}
+    for i, name in enumerate(table.names):
+        state = _STATE_PATH.match(name)
+        if state and state["kind"] == "speed":
+            continue
+        coordinate = state["coordinate"] if state else name
+        if coordinate in columns:
+            raise FileFormatError(table.path, f"columns '{table.names[columns[coordinate]]}' and '{name}' both hold '{coordinate}'", "remove one of them")
+        columns[coordinate] = i
+    return columns
+
+
+def _warn_about_extra(table: Table, columns: dict[str, int], names: list[str]) -> None:
+    extra = [c for c in columns if c not in names]
+    if extra:
+        shown = "; ".join(f"'{c}' ({suggest(c, names, 2)})" for c in extra[:3])
+        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        warnings.warn(f"{table.path}: the model has no coordinate for column {shown}{more}; left out", DataWarning, stacklevel=3)
+
+
+def _scale(table: Table, columns: dict[str, int], rotational: list[str], degrees: bool | None) -> float:
+    """Factor that turns the file's angles to radians."""
+    angles = np.abs(table.values[:, [columns[n] for n in rotational]])
+    largest = float(angles.max()) if angles.size else 0.0
+    worst = rotational[int(angles.max(axis=0).argmax())] if angles.size else ""
+    if degrees is None:
+        degrees = _stated_unit(table, largest, worst)
+    if degrees and len(rotational) >= 5 and 0 < largest < np.pi:
+        warnings.warn(f"{table.path}: taken as degrees, but no angle exceeds {largest:.3g}; if they are radians, pass degrees=False", DataWarning, stacklevel=3)
+    return float(np.pi / 180.0) if degrees else 1.0
+
+
+def _stated_unit(table: Table, largest: float, worst: str) -> bool:
+    if table.in_degrees is None and largest > LARGEST_SILENT_ANGLE:
+        found = f"the header has no inDegrees line, and '{worst}' reaches {largest:.4g}, which looks like degrees"
+        raise FileFormatError(table.path, found, "pass degrees=True (or degrees=False), or add the line inDegrees=yes before endheader")
+    if table.in_degrees is False and largest > LARGEST_STATED_RADIANS:
+        found = f"the header says inDegrees=no, but '{worst}' reaches {largest:.4g}, more than two full turns in radians"
+        raise FileFormatError(table.path, found, "mend the header, or pass degrees=True or degrees=False")
+    return bool(table.in_degrees)
+
+
+def _fill_missing(table: Table, model: xr.Dataset, names: list[str], present: list[str], values: NDArray[np.float64], use_defaults: bool) -> None:
+    """Give each coordinate that the file lacks its value from the model, or raise for all that cannot be known."""
+    missing = [n for n in names if n not in present]
+    defaults = model["coordinate_default"].values
+    unknown = []
+    for name in missing:
+        i = names.index(name)
+        known = _from_model(model, names, present, i, values)
+        if known is None:
+            unknown.append(name)
+            known = np.full(table.time.size, defaults[i])
+        values[:, i] = known
+    if not unknown:
+        return
+    if not use_defaults:
+        told = "; ".join(f"'{n}' ({suggest(n, table.names, 3)})" for n in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise FileFormatError(table.path, f"lacks {len(unknown)} of the model's coordinates: {told}{more}", "rename the columns, or pass use_defaults=True to hold them at the model's default")
+    warnings.warn(f"{table.path}: {', '.join(unknown)} missing, held at the model's default", DataWarning, stacklevel=3)
+
+
+def _from_model(model: xr.Dataset, names: Sequence[str], present: Sequence[str], i: int, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Values of a coordinate that the model itself determines: coupled to one that the file holds, or locked."""
+    coupling = str(model["coordinate_coupling"].values[i])
+    if coupling:
+        given = json.loads(coupling)
+        line = _straight_line(given.get("function"))
+        independent = given.get("independent", [])
+        if line is None or len(independent) != 1 or independent[0] not in present:
+            return None
+        return line[0] * values[:, list(names).index(independent[0])] + line[1]
+    if bool(model["coordinate_locked"].values[i]):
+        return np.full(len(values), float(model["coordinate_default"].values[i]))
+    return None
+
+
+def _straight_line(function: Any) -> tuple[float, float] | None:
+    """Slope and intercept of a coupling function, or None where it is not a straight line."""
+    if not isinstance(function, dict):
+        return None
+    if "coefficients" in function and len(function["coefficients"]) == 2:
+        slope, intercept = function["coefficients"]
+        return float(slope), float(intercept)
+    x, y = np.asarray(function.get("x", []), float), np.asarray(function.get("y", []), float)
+    if x.size < 2 or x.shape != y.shape:
+        return None
+    slope, intercept = np.polyfit(x, y, 1)
+    straight = np.allclose(slope * x + intercept, y, rtol=0.0, atol=1e-9)
+    return (float(slope), float(intercept)) if straight else None
+
+
+def _is_rotational(motion: xr.Dataset, model: xr.Dataset | None, names: list[str]) -> NDArray[np.bool_]:
+    if model is not None:
+        kinds = dict(zip(model["coordinate"].values, model["coordinate_kind"].values, strict=True))
+        unknown = [n for n in names if n not in kinds]
+        if unknown:
+            raise InputError(f"the model has no coordinate {', '.join(unknown)}; {suggest(unknown[0], kinds)}")
+        return np.asarray([kinds[n] == "rotational" for n in names])
+    if "generalized_force_unit" in motion.coords:
+        return np.asarray(motion["generalized_force_unit"].values == "N m")
+    raise InputError("nothing tells which coordinates are rotations; pass the model")

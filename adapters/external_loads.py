@@ -1,0 +1,532 @@
+"""Measured ground forces: OpenSim's ExternalLoads .xml with its .mot, or a .mot alone, into the common representation and back out."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from imdy_plugin.adapters.safe_xml import existing_file, parse_xml
+from imdy_plugin.adapters.storage import Table, longest_run, read_table, write_table
+from imdy_plugin.atomic import replacing
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError, suggest
+from imdy_plugin.schema import AXES, GROUND_FORCE_VARIABLES, add_log, new_motion
+
+SWING_FORCE = 20.0
+"""Force [N] up to which a frame without a centre of pressure counts as swing."""
+
+LOADED_FORCE = 50.0
+"""Force [N] above which a foot counts as loaded, where a check asks."""
+
+SHORTEST_SWING = 0.1
+"""Time [s]: frames without numbers between two loaded frames are a gap, not a swing, when they last less than this."""
+
+_ARRAY = NDArray[np.float64]
+_FORCE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_force(?:_?(?P<after>.+?))??_?(?P<kind>[vpm])(?P<axis>[xyz])", re.IGNORECASE)
+_TORQUE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_(?:torque|moment)(?:_?(?P<after>.+?))??_?(?P<axis>[xyz])", re.IGNORECASE)
+_SIDES = {"r": "calcn_r", "right": "calcn_r", "l": "calcn_l", "left": "calcn_l"}
+_GROUND = ("ground", "/ground")
+_NOTHING = ("", "unassigned")
+
+
+@dataclass(frozen=True)
+class ExternalForce:
+    """One force of an ExternalLoads document: the body it acts on, and how the names of its columns begin."""
+
+    name: str
+    body: str
+    force: str
+    point: str
+    torque: str
+
+
+@dataclass(frozen=True)
+class ExternalLoads:
+    """An ExternalLoads document: its forces, all expressed in ground, and the file that holds their numbers."""
+
+    path: Path
+    data_file: Path
+    forces: tuple[ExternalForce, ...]
+
+
+def read_external_loads(path: str | os.PathLike[str], *, folders: Sequence[str | os.PathLike[str]] = ()) -> ExternalLoads:
+    """Read an ExternalLoads document (any document version) without its data.
+
+    Forces that are switched off are left out.
+
+    Parameters
+    ----------
+    path
+        The ``.xml``.
+    folders
+        Where else to look for the data file, such as the folder of the setup file; the document's own folder comes first.
+
+    Raises
+    ------
+    FileFormatError
+        It holds no ExternalLoads or no force; a force is not expressed in ground or has no point of application; or the
+        data file is nowhere (the message lists where it was looked for).
+    """
+    file = Path(path)
+    root = parse_xml(file)
+    loads = root if root.tag == "ExternalLoads" else root.find(".//ExternalLoads")
+    if loads is None:
+        raise FileFormatError(file, f"holds no ExternalLoads, but '{' > '.join([root.tag, *(c.tag for c in root)][:2])}'", "give the external loads file, not the tool's setup")
+    forces = tuple(_external_force(file, element) for element in _force_elements(loads) if _applies(element))
+    if not forces:
+        raise FileFormatError(file, "ExternalLoads holds no force that is switched on", "list each foot's ExternalForce under <objects>")
+    return ExternalLoads(file, _find_data(file, _text(loads, "datafile"), folders), forces)
+
+
+def read_ground_force(
+    path: str | os.PathLike[str],
+    *,
+    bodies: Sequence[str] | Mapping[str, str] | None = None,
+    folders: Sequence[str | os.PathLike[str]] = (),
+    model: xr.Dataset | None = None,
+) -> xr.Dataset:
+    """Read measured ground forces.
+
+    An ExternalLoads ``.xml`` says which columns act on which body; several forces on one body are added up to one force,
+    point and moment that are equal to them. A ``.mot`` or ``.sto`` alone is understood when its columns are named like
+    ``ground_force_vx``, ``1_ground_force_vx``, ``R_ground_force_vx``, ``ground_force_l_vx``, ``ground_force_1_vx`` or
+    ``ground_force_calcn_r_vx``, with ``p`` for the point and ``m`` or ``ground_torque_..._x`` for the moment. Its bodies
+    are then ``calcn_r`` for ``r`` or ``right``, ``calcn_l`` for ``l`` or ``left``, and what is named in full for the
+    rest; where one set has no mark and the other is ``1_`` or ``l_``, the unmarked one is right, as in OpenSim's examples.
+    Numbered plates do not say which foot they are: give ``bodies``.
+
+    Frames without numbers (NaN), as the centre of pressure is undefined in swing, become zero force and are counted in a
+    warning; a short gap between loaded frames stays NaN: unknown.
+
+    Parameters
+    ----------
+    path
+        ``.xml``, ``.mot`` or ``.sto``.
+    bodies
+        For a table alone: the body of each set of columns in the file's order, or by the mark in the columns' names
+        (``{"1": "calcn_l", "2": "calcn_r"}``).
+    folders
+        Where else to look for the data file that an ``.xml`` names.
+    model
+        Check that the bodies exist in this model.
+
+    Returns
+    -------
+    xarray.Dataset
+        A motion with ``ground_force`` [N], ``center_of_pressure`` [m] and ``free_moment`` [N m], ``(time, body, axis)``, in the
+        ground frame on the file's own time base; zero where nothing touches.
+
+    Raises
+    ------
+    FileFormatError
+        The file or its data cannot be used, or nothing says which body a set of columns acts on.
+    UnknownNameError
+        A column or body does not exist.
+    """
+    file = existing_file(path)
+    if file.suffix.lower() == ".xml":
+        loads = read_external_loads(file, folders=folders)
+        table, forces = read_table(loads.data_file, allow_nan=True), list(loads.forces)
+    else:
+        table = read_table(file, allow_nan=True)
+        forces = _forces_by_column_name(table, bodies)
+    if model is not None:
+        _check_bodies(forces, model)
+    motion = _to_motion(table, forces)
+    check_zero_load(motion)
+    _check_direction(motion)
+    return motion.assign_attrs(source=str(file))
+
+
+def resample_ground_force(forces: xr.Dataset, time: ArrayLike) -> xr.Dataset:
+    """Ground forces at other times, by straight lines between the frames, never beyond them.
+
+    Between a loaded frame and a frame without force the centre of pressure is that of the loaded one; it is never
+    interpolated towards a place where nothing touched.
+
+    Parameters
+    ----------
+    forces
+        A motion with ground forces.
+    time
+        New time stamps [s], ``(T,)``.
+
+    Returns
+    -------
+    xarray.Dataset
+        A motion on ``time``; zero where nothing touches, NaN outside the data and inside its gaps.
+    """
+    new_time = np.asarray(time, float)
+    old_time = forces["time"].values
+    force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
+    held = np.stack([_hold_point(force[:, b], point[:, b]) for b in range(force.shape[1])], axis=1)
+    force, point, moment = (_linear(old_time, values, new_time) for values in (force, held, moment))
+    point[(force == 0).all(axis=-1)] = 0.0
+    bodies = [str(b) for b in forces["body"].values]
+    unknown = int(np.isnan(force).any(axis=(1, 2)).sum())
+    new = new_motion(new_time, ground=(bodies, force, point, moment), attrs=forces.attrs)
+    return add_log(new, f"resampled ground force from {old_time.size} to {new_time.size} frames, {unknown} of them unknown")
+
+
+def check_foot_assignment(forces: xr.Dataset, foot_position: xr.DataArray) -> None:
+    """Warn when a force acts where the other foot is.
+
+    Parameters
+    ----------
+    forces
+        A motion with ground forces.
+    foot_position
+        Position of each force's body in ground [m], ``(time, body, axis)``, on its own time base. The horizontal distance
+        from the centre of pressure decides, over frames with more than :data:`LOADED_FORCE`.
+
+    Raises
+    ------
+    UnknownNameError
+        ``foot_position`` lacks a body of ``forces``.
+    """
+    bodies = [str(b) for b in forces["body"].values]
+    known = [str(b) for b in foot_position["body"].values]
+    for body in bodies:
+        if body not in known:
+            raise UnknownNameError("body", body, known, "(foot positions)")
+    feet = _linear(foot_position["time"].values, foot_position.transpose("time", "body", "axis").values, forces["time"].values)
+    for i, body in enumerate(bodies):
+        loaded = np.linalg.norm(forces["ground_force"].values[:, i], axis=-1) > LOADED_FORCE
+        offset = (feet - forces["center_of_pressure"].values[:, i, None])[loaded][..., [0, 2]]
+        distance = np.linalg.norm(offset, axis=-1)
+        distance = distance[np.isfinite(distance).all(axis=1)]
+        if not len(distance):
+            continue
+        nearest = known[int(np.bincount(distance.argmin(axis=1), minlength=len(known)).argmax())]
+        share = float(np.mean(distance.argmin(axis=1) != known.index(body)))
+        if share > 0.5:
+            text = f"the force on '{body}' acts nearer to '{nearest}' in {share:.0%} of {len(distance)} loaded frames; it may be on the wrong foot: swap applied_to_body"
+            warnings.warn(text, DataWarning, stacklevel=2)
+
+
+def check_zero_load(forces: xr.Dataset) -> None:
+    """Warn when a force has a constant offset while nothing touches, as a plate that was not zeroed gives.
+
+    The lowest vertical forces are looked at: when at least a tenth of the frames lie within 5 N of a level between 5 and
+    :data:`SWING_FORCE` * 3 in size, and the trial also holds frames that are loaded, that level is an offset.
+    """
+    for body in forces["body"].values:
+        vertical = forces["ground_force"].sel(body=body, axis="y").values
+        vertical = vertical[np.isfinite(vertical)]
+        if vertical.size < 20 or np.abs(vertical).max() < 4 * LOADED_FORCE:
+            continue
+        size = np.abs(vertical)
+        level = float(np.median(vertical[size <= np.quantile(size, 0.1)]))
+        near = vertical[np.abs(vertical - level) < 5.0]
+        if 5.0 < abs(level) < 3 * SWING_FORCE and near.size >= 0.1 * vertical.size and near.std() < 2.0:
+            text = f"the vertical force on '{body}' stays near {level:.1f} N in {near.size} of {vertical.size} frames and is never nearer to zero; zero the plate and subtract the offset"
+            warnings.warn(text, DataWarning, stacklevel=2)
+
+
+def write_ground_force(forces: xr.Dataset, mot_path: str | os.PathLike[str], xml_path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write ground forces as a ``.mot`` and the ExternalLoads ``.xml`` that OpenSim's tools read.
+
+    Columns are ``ground_force_<body>_vx``, ``ground_force_<body>_px`` and ``ground_torque_<body>_x``. Where nothing touches, the
+    point is held at the nearest place of contact, because OpenSim interpolates it. Frames that are unknown (NaN) are cut:
+    the longest span that is known is written, with a warning.
+
+    Parameters
+    ----------
+    forces
+        A motion or result with ground forces.
+    mot_path, xml_path
+        The files to write; the ``.xml`` names the ``.mot`` relative to its own folder.
+
+    Raises
+    ------
+    InputError
+        There are no ground forces, or no frame is known.
+    """
+    lacking = [v for v in GROUND_FORCE_VARIABLES if v not in forces]
+    if lacking:
+        raise InputError(f"there are no ground forces to write: {', '.join(lacking)} missing")
+    mot, xml = Path(mot_path), Path(xml_path)
+    known = forces.isel(time=_known_span(forces, mot))
+    bodies = [str(b) for b in known["body"].values]
+    names, columns = [], []
+    for i, body in enumerate(bodies):
+        force, point, moment = (known[v].values[:, i] for v in GROUND_FORCE_VARIABLES)
+        columns += [force, _hold_point(force, point), moment]
+        names += [f"{_prefix(body, kind)}{axis}" for kind in ("v", "p", "m") for axis in AXES]
+    write_table(mot, names, known["time"].values, np.concatenate(columns, axis=1), name=mot.stem)
+    _write_external_loads(xml, os.path.relpath(mot, xml.parent), bodies)
+    return mot, xml
+
+
+def _text(element: Element, tag: str) -> str:
+    text = (element.findtext(tag) or "").strip()
+    return "" if text.lower() in _NOTHING else text
+
+
+def _force_elements(loads: Element) -> list[Element]:
+    objects = loads.find("objects")
+    return list(loads.iter("ExternalForce")) if objects is None else list(objects)
+
+
+def _applies(element: Element) -> bool:
+    return _text(element, "isDisabled").lower() != "true" and _text(element, "appliesForce").lower() != "false"
+
+
+def _external_force(file: Path, element: Element) -> ExternalForce:
+    name = element.get("name", "")
+    if element.tag != "ExternalForce":
+        raise FileFormatError(file, f"'{name}' is a {element.tag}, only ExternalForce is understood", "express it as an ExternalForce with a data file")
+    for tag in ("force_expressed_in_body", "point_expressed_in_body"):
+        frame = _text(element, tag)
+        if frame and frame not in _GROUND:
+            raise FileFormatError(file, f"force '{name}' has {tag} '{frame}'; only forces and points in ground are understood", "express it in ground")
+    force = ExternalForce(name, _text(element, "applied_to_body").rsplit("/", 1)[-1], *(_text(element, f"{k}_identifier") for k in ("force", "point", "torque")))
+    if not force.body:
+        raise FileFormatError(file, f"force '{name}' does not say which body it acts on", "fill in applied_to_body")
+    if not force.force and not force.torque:
+        raise FileFormatError(file, f"force '{name}' names neither force nor torque columns", "fill in force_identifier")
+    if force.force and not force.point:
+        raise FileFormatError(file, f"force '{name}' has no point_identifier", "name the columns of its point of application, in ground")
+    return force
+
+
+def _find_data(file: Path, name: str, folders: Sequence[str | os.PathLike[str]]) -> Path:
+    """Find the data file: as written from the document's folder, then from ``folders``, then by its bare name in each."""
+    if not name:
+        raise FileFormatError(file, "ExternalLoads names no datafile", "fill in <datafile>")
+    places = [file.parent, *map(Path, folders)]
+    relative, bare = Path(name.replace("\\", "/")), PureWindowsPath(name).name
+    candidates = [place / relative for place in places]
+    found = next((c for c in candidates if c.is_file()), None)
+    if found is not None:
+        return found
+    moved = [place / bare for place in places]
+    found = next((c for c in moved if c.is_file()), None)
+    if found is None:
+        looked = ", ".join(dict.fromkeys(str(c) for c in candidates + moved))
+        raise FileFormatError(file, f"its datafile '{name}' does not exist; looked for {looked}", "put the data beside the document or mend <datafile>")
+    warnings.warn(f"{file}: datafile '{name}' does not exist, took '{found}' of the same name", DataWarning, stacklevel=4)
+    return found
+
+
+def _forces_by_column_name(table: Table, bodies: Sequence[str] | Mapping[str, str] | None) -> list[ExternalForce]:
+    sets = _column_sets(table)
+    if not sets:
+        raise FileFormatError(table.path, f"has no columns named like ground_force_vx; columns: {', '.join(table.names[:12])}", "give the ExternalLoads .xml that names them")
+    marks = list(sets)
+    if bodies is None:
+        names = _bodies_by_mark(table, marks)
+    elif isinstance(bodies, Mapping):
+        unknown = [m for m in marks if m not in bodies]
+        if unknown:
+            raise InputError(f"{table.path}: bodies says nothing about the columns marked {unknown}; it must name {marks}")
+        names = [bodies[m] for m in marks]
+    else:
+        names = list(bodies)
+    if len(names) != len(marks):
+        raise InputError(f"{table.path}: {len(names)} bodies given for {len(marks)} sets of columns, marked {marks}")
+    return [ExternalForce(mark or "ground_force", body, *sets[mark]) for mark, body in zip(marks, names, strict=True)]
+
+
+def _column_sets(table: Table) -> dict[str, tuple[str, str, str]]:
+    """Beginnings of the force, point and moment columns by the mark that tells the sets apart, in the file's order."""
+    found: dict[str, dict[str, str]] = {}
+    for name in table.names:
+        match, kind = _FORCE_COLUMN.fullmatch(name), ""
+        if match:
+            kind = match["kind"].lower()
+        else:
+            match, kind = _TORQUE_COLUMN.fullmatch(name), "m"
+        if match:
+            mark = "_".join(part for part in (match["before"], match["after"]) if part)
+            found.setdefault(mark, {}).setdefault(kind, name[:-1])
+    return {mark: (parts["v"], parts["p"], parts.get("m", "")) for mark, parts in found.items() if "v" in parts and "p" in parts}
+
+
+def _bodies_by_mark(table: Table, marks: list[str]) -> list[str]:
+    low = [m.lower() for m in marks]
+    if sorted(low) in (["", "1"], ["", "l"]):
+        return ["calcn_r" if m == "" else "calcn_l" for m in low]
+    named = [_SIDES.get(m.lower(), m if re.search(r"_[rl]$", m) else "") for m in marks]
+    if all(named) and len(set(named)) == len(named):
+        return named
+    found = f"has {len(marks)} set(s) of force columns marked {marks}, which does not say which body each acts on"
+    raise FileFormatError(table.path, found, "give the ExternalLoads .xml, or bodies=('calcn_r', 'calcn_l') in the file's order")
+
+
+def _check_bodies(forces: list[ExternalForce], model: xr.Dataset) -> None:
+    known = [str(b) for b in model["body"].values]
+    for force in forces:
+        if force.body not in known:
+            raise UnknownNameError("body", force.body, known, f"(force '{force.name}')")
+
+
+def _to_motion(table: Table, forces: list[ExternalForce]) -> xr.Dataset:
+    by_body: dict[str, list[tuple[_ARRAY, _ARRAY, _ARRAY]]] = {}
+    swing: dict[str, int] = {}
+    for force in forces:
+        arrays = tuple(_vector(table, force, identifier) for identifier in (force.force, force.point, force.torque))
+        wrench, count = _swing_to_zero(table, force, *arrays)
+        by_body.setdefault(force.body, []).append(wrench)
+        swing[force.body] = swing.get(force.body, 0) + count
+    several = {body: len(parts) for body, parts in by_body.items() if len(parts) > 1}
+    for body, count in several.items():
+        warnings.warn(f"{table.path}: {count} forces act on '{body}'; they are added up. If they are different feet, mend applied_to_body", DataWarning, stacklevel=4)
+    wrenches = [_add_up(parts) for parts in by_body.values()]
+    ground = tuple(np.stack([w[i] for w in wrenches], axis=1) for i in range(3))
+    motion = new_motion(table.time, ground=(list(by_body), *ground), log=f"read ground forces on {', '.join(by_body)} from {table.path.name}")
+    counted = {body: n for body, n in swing.items() if n}
+    if not counted:
+        return motion
+    text = "NaN taken as no contact: " + ", ".join(f"'{body}' in {n} of {table.time.size} frames" for body, n in counted.items())
+    warnings.warn(f"{table.path}: {text}", DataWarning, stacklevel=4)
+    return add_log(motion, text)
+
+
+def _vector(table: Table, force: ExternalForce, identifier: str) -> _ARRAY:
+    """Three columns that begin with ``identifier``, ``(T, 3)``; zeros where the force has no such part."""
+    if not identifier:
+        return np.zeros((table.time.size, 3))
+    for joint in ("", "_"):
+        names = [f"{identifier}{joint}{axis}" for axis in AXES]
+        if all(n in table.names for n in names):
+            return np.column_stack([table.column(n) for n in names])
+    columns = ", ".join(f"{identifier}{axis}" for axis in AXES)
+    raise FileFormatError(table.path, f"force '{force.name}' needs the columns {columns}; {suggest(identifier + 'x', table.names)}", "mend the identifiers in the ExternalLoads document")
+
+
+def _swing_to_zero(table: Table, which: ExternalForce, force: _ARRAY, point: _ARRAY, moment: _ARRAY) -> tuple[tuple[_ARRAY, _ARRAY, _ARRAY], int]:
+    """Zero where numbers are missing and nothing touches; NaN in all three where a gap hides a contact."""
+    missing = np.isnan(np.hstack([force, point, moment])).any(axis=1)
+    size = np.linalg.norm(np.nan_to_num(force), axis=1)
+    bad = np.flatnonzero(missing & (size > SWING_FORCE))
+    if bad.size:
+        frame = int(bad[0])
+        found = f"force '{which.name}' is {size[frame]:.0f} N at row {frame + 1} (t = {table.time[frame]:g} s), but part of its force, point or moment is NaN; {bad.size} such rows"
+        raise FileFormatError(table.path, found, "a loaded foot needs its centre of pressure; fill it, or set the force to zero where nothing touches")
+    gap = _gaps(table.time, missing, size > SWING_FORCE)
+    if gap.any():
+        text = f"force '{which.name}' has no numbers in {int(gap.sum())} frames between loaded ones (first at t = {table.time[gap][0]:g} s); they stay unknown"
+        warnings.warn(f"{table.path}: {text}", DataWarning, stacklevel=5)
+    touching = ~(missing | (size == 0))[:, None]
+    force, point, moment = np.where(missing[:, None], 0.0, force), np.where(touching, point, 0.0), np.where(missing[:, None], 0.0, moment)
+    for array in (force, point, moment):
+        array[gap] = np.nan
+    return (force, point, moment), int((missing & ~gap).sum())
+
+
+def _gaps(time: _ARRAY, missing: NDArray[np.bool_], loaded: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Frames of short runs of ``missing`` that have a loaded frame on both sides."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
+    gap = np.zeros_like(missing)
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        inside = 0 < start and end < missing.size
+        if inside and loaded[start - 1] and loaded[end] and time[end] - time[start - 1] < SHORTEST_SWING:
+            gap[start:end] = True
+    return gap
+
+
+def _add_up(parts: list[tuple[_ARRAY, _ARRAY, _ARRAY]]) -> tuple[_ARRAY, _ARRAY, _ARRAY]:
+    """One force, point and moment equal to several: the point is their mean, weighted by vertical force."""
+    if len(parts) == 1:
+        return parts[0]
+    force, point, moment = (np.stack([p[i] for p in parts]) for i in range(3))
+    total = force.sum(axis=0)
+    weight = np.abs(force[..., 1:2])
+    share = np.divide(weight, weight.sum(axis=0), out=np.zeros_like(weight), where=weight.sum(axis=0) > 0)
+    center = (share * point).sum(axis=0)
+    return total, center, (moment + np.cross(point - center, force)).sum(axis=0)
+
+
+def _check_direction(motion: xr.Dataset) -> None:
+    """Warn when the forces, taken together, do not push up along y."""
+    total = np.nansum(motion["ground_force"].values, axis=1)
+    loaded = np.linalg.norm(total, axis=1) > 2 * LOADED_FORCE
+    if not loaded.any():
+        return
+    mean = total[loaded].mean(axis=0)
+    main = int(np.abs(mean).argmax())
+    if main != 1 or mean[1] < 0:
+        sign = "-" if mean[main] < 0 else "+"
+        text = f"the ground pushes mainly along {sign}{AXES[main]} (mean {', '.join(f'{v:.0f}' for v in mean)} N), not up along +y; turn the data into x forward, y up, z right"
+        warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
+    """Point of application, ``(T, 3)``, that of the nearest frame in contact where nothing touches."""
+    touching = np.flatnonzero((force != 0).any(axis=1) & np.isfinite(point).all(axis=1))
+    unknown = ~np.isfinite(force).all(axis=1)
+    if touching.size == 0:
+        return np.where(unknown[:, None], np.nan, np.nan_to_num(point))
+    frames = np.arange(len(force))
+    after = np.clip(np.searchsorted(touching, frames), 0, touching.size - 1)
+    before = np.clip(after - 1, 0, None)
+    nearer = np.where(np.abs(touching[before] - frames) < np.abs(touching[after] - frames), before, after)
+    empty = (force == 0).all(axis=1)
+    return np.where(empty[:, None], point[touching[nearer]], point)
+
+
+def _linear(time: _ARRAY, values: _ARRAY, new_time: _ARRAY) -> _ARRAY:
+    """Values ``(T, ...)`` at ``new_time`` by straight lines; NaN outside, and where a neighbour is NaN or missing."""
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    left = np.clip(np.searchsorted(time, new_time, side="right") - 1, 0, max(time.size - 2, 0))
+    right = np.minimum(left + 1, time.size - 1)
+    step = np.where(right > left, time[right] - time[left], 1.0)
+    weight = (new_time - time[left]) / step
+    slack = 1e-6 * float(np.median(np.diff(time))) if time.size > 1 else 1e-9
+    weight = np.where(np.abs(weight) * step < slack, 0.0, np.where(np.abs(weight - 1) * step < slack, 1.0, weight))
+    mixed = (1 - weight).reshape(shape) * values[left] + weight.reshape(shape) * values[right]
+    result = np.where((weight == 0).reshape(shape), values[left], np.where((weight == 1).reshape(shape), values[right], mixed))
+    hole = (step > max(5 * slack * 1e6, SHORTEST_SWING)) & (weight != 0) & (weight != 1)
+    outside = (weight < 0) | (weight > 1) | hole
+    return np.where(outside.reshape(shape), np.nan, result)
+
+
+def _known_span(forces: xr.Dataset, path: Path) -> slice:
+    force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
+    placed = np.isfinite(point).all(axis=-1) | (force == 0).all(axis=-1)
+    known = (np.isfinite(force).all(axis=-1) & np.isfinite(moment).all(axis=-1) & placed).all(axis=1)
+    span = longest_run(known)
+    count = span.stop - span.start
+    if count == 0:
+        raise InputError("no frame has known ground forces on every body; there is nothing to write")
+    if count < known.size:
+        time = forces["time"].values
+        text = f"{path}: ground forces are known in {int(known.sum())} of {known.size} frames; wrote {time[span.start]:g} to {time[span.stop - 1]:g} s ({count} frames)"
+        warnings.warn(text, DataWarning, stacklevel=4)
+    return span
+
+
+def _prefix(body: str, kind: str) -> str:
+    return f"ground_torque_{body}_" if kind == "m" else f"ground_force_{body}_{kind}"
+
+
+def _write_external_loads(path: Path, data_file: str, bodies: list[str]) -> None:
+    document = Element("OpenSimDocument", Version="40000")
+    loads = SubElement(document, "ExternalLoads", name="externalloads")
+    objects = SubElement(loads, "objects")
+    for body in bodies:
+        force = SubElement(objects, "ExternalForce", name=f"ground_force_{body}")
+        fields = {
+            "applied_to_body": body,
+            "force_expressed_in_body": "ground",
+            "point_expressed_in_body": "ground",
+            "force_identifier": _prefix(body, "v"),
+            "point_identifier": _prefix(body, "p"),
+            "torque_identifier": _prefix(body, "m"),
+        }
+        for tag, text in fields.items():
+            SubElement(force, tag).text = text
+    SubElement(loads, "groups")
+    SubElement(loads, "datafile").text = Path(data_file).as_posix()
+    indent(document, "\t")
+    with replacing(path) as temporary:
+        ElementTree(document).write(temporary, encoding="UTF-8", xml_declaration=True)
