@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin._opensim import find_feet, find_root, import_opensim, is_opensim_object, silenced, strip_forces
+from imdy_plugin._opensim import coordinate_kinds, find_feet, find_root, import_opensim, is_opensim_object, silenced, strip_forces
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
 from imdy_plugin.interfaces import LoadedModel, ModelAdapter
 from imdy_plugin.schema import add_log, new_model
@@ -259,14 +259,13 @@ def _value(element: Element) -> Any:
 
 
 def _coordinate_variables(model: Any) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    opensim = import_opensim()
-    kinds = {opensim.Coordinate.Translational: "translational", opensim.Coordinate.Rotational: "rotational"}
+    kinds = coordinate_kinds(model)
     coordinates = _items(model.getCoordinateSet())
     couplings = _couplings(model)
     names = [str(c.getName()) for c in coordinates]
     return {"coordinate": names}, {
         "coordinate_joint": _text(str(c.getJoint().getName()) for c in coordinates),
-        "coordinate_kind": _text(kinds.get(c.getMotionType(), "coupled") for c in coordinates),
+        "coordinate_kind": _text(kinds[n] for n in names),
         "coordinate_default": np.array([c.getDefaultValue() for c in coordinates], float),
         "coordinate_range": np.array([[c.getRangeMin(), c.getRangeMax()] for c in coordinates], float).reshape(-1, 2),
         "coordinate_locked": np.array([bool(c.get_locked()) for c in coordinates], bool),

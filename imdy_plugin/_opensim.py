@@ -59,14 +59,45 @@ def find_root(model: Any) -> tuple[tuple[str, ...], str]:
 
     Such a joint has ground as parent and at least three coordinates, one of them a translation: six in space, three in a plane.
     """
-    translational = import_opensim().Coordinate.Translational
+    kinds = coordinate_kinds(model)
     joints = model.getJointSet()
     for joint in (joints.get(i) for i in range(joints.getSize())):
-        coordinates = [joint.get_coordinates(k) for k in range(joint.numCoordinates())]
+        names = tuple(str(joint.get_coordinates(k).getName()) for k in range(joint.numCoordinates()))
         from_ground = joint.getParentFrame().findBaseFrame().getName() == "ground"
-        if from_ground and len(coordinates) >= 3 and any(c.getMotionType() == translational for c in coordinates):
-            return tuple(str(c.getName()) for c in coordinates), str(joint.getChildFrame().findBaseFrame().getName())
+        if from_ground and len(names) >= 3 and any(kinds[n] == "translational" for n in names):
+            return names, str(joint.getChildFrame().findBaseFrame().getName())
     return (), ""
+
+
+def coordinate_kinds(model: Any) -> dict[str, str]:
+    """Kind of each coordinate of an ``opensim.Model`` by name, in the model's order.
+
+    ``rotational`` and ``coupled`` (rotates by a function that is not the identity, or rotates and translates) are in radians,
+    ``translational`` in metres. OpenSim calls a translation through a scaled function coupled; here it is a translation.
+    """
+    opensim = import_opensim()
+    coordinates = model.getCoordinateSet()
+    kinds = {}
+    for coordinate in (coordinates.get(i) for i in range(coordinates.getSize())):
+        motion = coordinate.getMotionType()
+        if motion == opensim.Coordinate.Rotational:
+            kind = "rotational"
+        elif motion == opensim.Coordinate.Translational or not _rotates(coordinate):
+            kind = "translational"
+        else:
+            kind = "coupled"
+        kinds[str(coordinate.getName())] = kind
+    return kinds
+
+
+def _rotates(coordinate: Any) -> bool:
+    joint = import_opensim().CustomJoint.safeDownCast(coordinate.getJoint())
+    if joint is None:
+        return True
+    transform = joint.getSpatialTransform()
+    axes = (transform.get_rotation1(), transform.get_rotation2(), transform.get_rotation3())
+    names = [axis.getCoordinateNamesInArray() for axis in axes]
+    return any(array.get(i) == coordinate.getName() for array in names for i in range(array.getSize()))
 
 
 def strip_forces(model: Any) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from imdy_plugin._opensim import find_feet, find_root, import_opensim, silenced, strip_forces
+from imdy_plugin._opensim import coordinate_kinds, find_feet, find_root, import_opensim, silenced, strip_forces
 from imdy_plugin.errors import InputError, SolverError, UnknownNameError
 
 FloatArray = NDArray[np.float64]
@@ -196,11 +196,9 @@ class OpenSimMechanics:
         return out
 
     def _read_names(self) -> None:
-        coordinate_set, markers = self._model.getCoordinateSet(), self._model.getMarkerSet()
-        all_coordinates = [coordinate_set.get(i) for i in range(coordinate_set.getSize())]
-        self.coordinates = tuple(str(c.getName()) for c in all_coordinates)
-        translational = self._opensim.Coordinate.Translational
-        self.units = tuple("N" if c.getMotionType() == translational else "N m" for c in all_coordinates)
+        kinds, markers = coordinate_kinds(self._model), self._model.getMarkerSet()
+        self.coordinates = tuple(kinds)
+        self.units = tuple("N" if kind == "translational" else "N m" for kind in kinds.values())
         self.markers = tuple(str(markers.get(i).getName()) for i in range(markers.getSize()))
         order = self._model.getCoordinateNamesInMultibodyTreeOrder()
         tree = [order.getElt(i) for i in range(order.size())]
