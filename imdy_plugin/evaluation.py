@@ -174,8 +174,12 @@ class Evaluation:
         """:meth:`table` of the mean absolute torque error [N m/kg] of each joint."""
         return self.table([f"torque_{joint}" for joint in scoring.JOINTS])
 
-    def to_markdown(self, metrics: Mapping[str, tuple[str, int]] = METRICS) -> str:
-        """The table as Markdown: a line per activity and solver, ``mean [low, high]``, ``-`` where there is nothing to say."""
+    def to_markdown(self) -> str:
+        """The table and, below it, torque errors by joint: a line per activity and solver, ``mean [low, high]``, ``-`` where there is nothing to say."""
+        joints = {f"torque_{joint}": (joint, 3) for joint in scoring.JOINTS}
+        return f"{self._markdown(METRICS)}\nMean absolute torque error by joint, Nm/kg:\n\n{self._markdown(joints)}"
+
+    def _markdown(self, metrics: Mapping[str, tuple[str, int]]) -> str:
         heading = ["activity", "solver", "people", "trials (failed)", *(label for label, _ in metrics.values())]
         lines = ["| " + " | ".join(heading) + " |", "|" + "|".join([" --- "] * 2 + [" ---: "] * (len(heading) - 2)) + "|"]
         previous = ""
@@ -188,10 +192,6 @@ class Evaluation:
             lines.append("| " + " | ".join([activity if activity != previous else "", solver, str(people) if people else "-", trials, *told]) + " |")
             previous = activity
         return "\n".join(lines) + "\n"
-
-    def per_joint_markdown(self) -> str:
-        """:meth:`per_joint` as Markdown."""
-        return self.to_markdown({f"torque_{joint}": (joint, 3) for joint in scoring.JOINTS})
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows; columns that a row lacks stay empty."""
