@@ -285,7 +285,7 @@ def evaluate(
     means = mean_answers(chosen, every) if "mean" in solvers else {}
     plan = Plan(folder, tuple(solvers), kinematics, options or {}, unseen, means)
     rows: dict[str, list[Row]] = {}
-    for done, (name, found) in enumerate(_run_all([r.path for r in chosen], plan, workers), 1):
+    for done, (name, found) in enumerate(_run_all(chosen, plan, workers), 1):
         rows[name] = found
         report_progress("evaluation", done, len(chosen))
     return Evaluation([row for r in chosen for row in rows[r.id]], kinematics, seed)
@@ -377,10 +377,10 @@ def training_people(path: Path) -> frozenset[str]:
     from safetensors import safe_open
 
     with safe_open(str(path), framework="np") as opened:
-        metadata = opened.metadata() or {}
-    if "people" not in metadata:
-        raise FileFormatError(path, "its metadata do not say which people it was trained on ('people')", "train it with 'imdy train', which writes them")
-    return frozenset(json.loads(metadata["people"]))
+        card = json.loads((opened.metadata() or {}).get("card", "{}"))
+    if "people" not in card:
+        raise FileFormatError(path, "its metadata do not say which people it was trained on ('people' in 'card')", "train it again; training writes them")
+    return frozenset(card["people"])
 
 
 def unseen_weights(reference: Reference, files: Sequence[Path], everybody: Sequence[Reference] = ()) -> Path:
@@ -500,22 +500,17 @@ def _turn(force: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
 # --- running ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-def _run_all(paths: Sequence[Path], plan: Plan, workers: int) -> Iterator[tuple[str, list[Row]]]:
+def _run_all(references: Sequence[Reference], plan: Plan, workers: int) -> Iterator[tuple[str, list[Row]]]:
     if workers <= 1:
-        yield from (_run_path(path, plan) for path in paths)
+        yield from ((r.id, run_reference(r, plan)) for r in references)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(_run_path, paths, [plan] * len(paths))
+        yield from zip((r.id for r in references), pool.map(run_reference, references, [plan] * len(references)), strict=True)
 
 
 def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-
-
-def _run_path(path: Path, plan: Plan) -> tuple[str, list[Row]]:
-    reference = read_reference(path)
-    return reference.id, run_reference(reference, plan)
 
 
 def run_reference(reference: Reference, plan: Plan) -> list[Row]:
@@ -595,8 +590,8 @@ def _options(reference: Reference, solver: str, plan: Plan) -> dict[str, Any]:
     known = registry.get_solver(solver).Options.model_fields
     options = dict(plan.options.get(solver, {}))
     cutoff = float(reference.dataset.attrs.get("fc_coordinates", math.nan))
-    if "cutoff" in known and math.isfinite(cutoff):
-        options.setdefault("cutoff", cutoff)
+    if "cutoff_hz" in known and math.isfinite(cutoff):
+        options.setdefault("cutoff_hz", cutoff)
     if "weights" in known and reference.id in plan.weights:
         options.setdefault("weights", plan.weights[reference.id])
     return options
