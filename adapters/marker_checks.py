@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -100,3 +102,102 @@ def _longest_run(mask: NDArray[np.bool_]) -> tuple[int, int]:
     starts, stops = edges[::2], edges[1::2]
     best = int((stops - starts).argmax())
     return int(starts[best]), int(stops[best])
+
+
+_LANDMARKS = {
+    "heel": r"(heel|hee|cal|calc|calcn|calcaneus|fcc)(bottom|top|lateral|medial|lat|med|lower|upper)?",
+    "toe": r"toe([1-5]|tip|lat|med)?|bigtoe|smalltoe|hallux|hlx|(mt|mth|fm|met|meta|mtp)[1-5]|[1-5](mt|mth|meta)|p[1-5]mt|d[1-5]m",
+    "pelvis": r"asis|psis|asi|psi|ias|ips|iliaccrest|sacr|sacral|sacrum|vsacral|vsac|s2|midasis|midpsis",
+    "shoulder": r"sho|shoulder|acr|acromium|acromion|should",
+}
+_SIDES = {"r": "right", "l": "left", "right": "right", "left": "left"}
+_UNSIDED = {"pelvis"}
+
+FOOT_NAMES = (
+    "R or L (right, left; in front or behind, with or without . _ -) with HEEL, HEE, CAL, CALC, FCC for the heel, "
+    "TOE, TOE.TIP, MT1 to MT5, FM1 to FM5, 1META to 5META, P1MT, P5MT, D5M, HLX for the toes"
+)
+"""Names by which heel and toe markers are found."""
+
+
+def common_prefix(labels: Sequence[str]) -> str:
+    """The ``subject:`` that all labels begin with, or an empty text."""
+    prefixes = {label.rpartition(":")[0] for label in labels}
+    return f"{prefixes.pop()}:" if len(prefixes) == 1 and "" not in prefixes else ""
+
+
+def find_landmarks(names: Sequence[str]) -> dict[tuple[str, str], list[int]]:
+    """Markers whose place on the body their names tell.
+
+    Parameters
+    ----------
+    names
+        Marker names; case, separators and a ``subject:`` in front do not matter.
+
+    Returns
+    -------
+    dict
+        Indices by kind (``heel``, ``toe``, ``pelvis``, ``shoulder``) and side (``right``, ``left``, empty for the middle).
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, name in enumerate(names):
+        for side, rest in _readings(name):
+            kind = next((k for k, pattern in _LANDMARKS.items() if re.fullmatch(pattern, rest)), None)
+            if kind and (side or kind in _UNSIDED):
+                found.setdefault((kind, side), []).append(i)
+                break
+    return found
+
+
+def _readings(name: str) -> list[tuple[str, str]]:
+    """Side and the rest of a name, in every way it can be read."""
+    words = [w for w in re.split(r"[^a-z0-9]+", name.rpartition(":")[2].lower()) if w]
+    joined = "".join(words)
+    readings = [("", joined)]
+    if words and words[-1] in _SIDES:
+        readings.append((_SIDES[words[-1]], "".join(words[:-1])))
+    for mark, side in (("right", "right"), ("left", "left"), ("rx", "right"), ("lx", "left"), ("r", "right"), ("l", "left")):
+        if joined.startswith(mark):
+            readings.append((side, joined[len(mark) :]))
+    return readings
+
+
+def vertical_direction(names: Sequence[str], position: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Direction from the feet to the pelvis (the shoulders where no pelvis is marked), if it lies along one axis.
+
+    Parameters
+    ----------
+    names, position
+        Markers and their positions (time, marker, 3), in any unit and axes.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Unit vector, median over the frames; None where the names tell no feet or pelvis, or the body lies across the axes.
+    """
+    landmarks = find_landmarks(names)
+    feet = _middle(position, [i for (kind, _), at in landmarks.items() if kind in ("heel", "toe") for i in at])
+    for top in ("pelvis", "shoulder"):
+        upper = _middle(position, [i for (kind, _), at in landmarks.items() if kind == top for i in at])
+        direction = _median_direction(upper - feet)
+        if direction is not None:
+            return direction if np.abs(direction).max() > 0.85 else None
+    return None
+
+
+def _middle(position: NDArray[np.float64], columns: Sequence[int]) -> NDArray[np.float64]:
+    """Mean of markers per frame (time, 3), NaN where none is seen."""
+    if not columns:
+        return np.full((len(position), 3), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.asarray(np.nanmean(position[:, columns], axis=1))
+
+
+def _median_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    seen = vectors[np.isfinite(vectors).all(axis=1)]
+    if not len(seen):
+        return None
+    middle = np.median(seen, axis=0)
+    length = np.linalg.norm(middle)
+    return np.asarray(middle / length) if length > 0 else None
