@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,11 @@ def _fill_missing(table: Table, model: xr.Dataset, names: list[str], present: li
     if not use_defaults:
         told = "; ".join(f"'{n}' ({suggest(n, table.names, 3)})" for n in unknown[:5])
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise FileFormatError(table.path, f"lacks {len(unknown)} of the model's coordinates: {told}{more}", "rename the columns, or pass use_defaults=True to hold them at the model's default")
+        raise FileFormatError(
+            table.path,
+            f"lacks {len(unknown)} of the model's coordinates: {told}{more}",
+            "rename the columns, or pass use_defaults=True to hold them at the model's default",
+        )
     warnings.warn(f"{table.path}: {', '.join(unknown)} missing, held at the model's default", DataWarning, stacklevel=3)
 
 
@@ -175,23 +179,25 @@ def _from_model(model: xr.Dataset, names: Sequence[str], present: Sequence[str],
     coupling = str(model["coordinate_coupling"].values[i])
     if coupling:
         given = json.loads(coupling)
-        line = _straight_line(given.get("function"))
-        independent = given.get("independent", [])
-        if line is None or len(independent) != 1 or independent[0] not in present:
+        line = _straight_line(given["function"])
+        followed = given["coordinates"]
+        if line is None or len(followed) != 1 or followed[0] not in present:
             return None
-        return line[0] * values[:, list(names).index(independent[0])] + line[1]
+        return np.asarray(given["scale"] * (line[0] * values[:, list(names).index(followed[0])] + line[1]))
     if bool(model["coordinate_locked"].values[i]):
         return np.full(len(values), float(model["coordinate_default"].values[i]))
     return None
 
 
-def _straight_line(function: Any) -> tuple[float, float] | None:
+def _straight_line(function: Mapping[str, Any]) -> tuple[float, float] | None:
     """Slope and intercept of a coupling function, or None where it is not a straight line."""
-    if not isinstance(function, dict):
-        return None
-    if "coefficients" in function and len(function["coefficients"]) == 2:
+    kind = function.get("type")
+    if kind == "LinearFunction":
         slope, intercept = function["coefficients"]
-        return float(slope), float(intercept)
+        return slope, intercept
+    if kind == "MultiplierFunction":
+        inner = _straight_line(function["function"])
+        return None if inner is None else (function["scale"] * inner[0], function["scale"] * inner[1])
     x, y = np.asarray(function.get("x", []), float), np.asarray(function.get("y", []), float)
     if x.size < 2 or x.shape != y.shape:
         return None

@@ -20,8 +20,8 @@ from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError, suggest
 from imdy_plugin.schema import AXES, GROUND_FORCE_VARIABLES, add_log, new_motion
 
-SWING_FORCE = 20.0
-"""Force [N] up to which a frame without a centre of pressure counts as swing."""
+SWING_FORCE, SWING_SHARE = 50.0, 0.05
+"""Force [N], and share of the largest force, up to which a frame without a centre of pressure counts as swing (the larger of the two)."""
 
 LOADED_FORCE = 50.0
 """Force [N] above which a foot counts as loaded, where a check asks."""
@@ -79,7 +79,9 @@ def read_external_loads(path: str | os.PathLike[str], *, folders: Sequence[str |
     root = parse_xml(file)
     loads = root if root.tag == "ExternalLoads" else root.find(".//ExternalLoads")
     if loads is None:
-        raise FileFormatError(file, f"holds no ExternalLoads, but '{' > '.join([root.tag, *(c.tag for c in root)][:2])}'", "give the external loads file, not the tool's setup")
+        raise FileFormatError(
+            file, f"holds no ExternalLoads, but '{' > '.join([root.tag, *(c.tag for c in root)][:2])}'", "give the external loads file, not the tool's setup"
+        )
     forces = tuple(_external_force(file, element) for element in _force_elements(loads) if _applies(element))
     if not forces:
         raise FileFormatError(file, "ExternalLoads holds no force that is switched on", "list each foot's ExternalForce under <objects>")
@@ -187,36 +189,34 @@ def check_foot_assignment(forces: xr.Dataset, foot_position: xr.DataArray) -> No
         Position of each force's body in ground [m], ``(time, body, axis)``, on its own time base. The horizontal distance
         from the centre of pressure decides, over frames with more than :data:`LOADED_FORCE`.
 
-    Raises
-    ------
-    UnknownNameError
-        ``foot_position`` lacks a body of ``forces``.
+    A body of ``forces`` that ``foot_position`` lacks is not checked.
     """
-    bodies = [str(b) for b in forces["body"].values]
     known = [str(b) for b in foot_position["body"].values]
-    for body in bodies:
-        if body not in known:
-            raise UnknownNameError("body", body, known, "(foot positions)")
     feet = _linear(foot_position["time"].values, foot_position.transpose("time", "body", "axis").values, forces["time"].values)
-    for i, body in enumerate(bodies):
-        loaded = np.linalg.norm(forces["ground_force"].values[:, i], axis=-1) > LOADED_FORCE
-        offset = (feet - forces["center_of_pressure"].values[:, i, None])[loaded][..., [0, 2]]
-        distance = np.linalg.norm(offset, axis=-1)
-        distance = distance[np.isfinite(distance).all(axis=1)]
-        if not len(distance):
+    for i, body in enumerate(str(b) for b in forces["body"].values):
+        nearest = _nearest_foot(forces.isel(body=i), feet)
+        if body not in known or nearest.size == 0:
             continue
-        nearest = known[int(np.bincount(distance.argmin(axis=1), minlength=len(known)).argmax())]
-        share = float(np.mean(distance.argmin(axis=1) != known.index(body)))
+        other = known[int(np.bincount(nearest, minlength=len(known)).argmax())]
+        share = float(np.mean(nearest != known.index(body)))
         if share > 0.5:
-            text = f"the force on '{body}' acts nearer to '{nearest}' in {share:.0%} of {len(distance)} loaded frames; it may be on the wrong foot: swap applied_to_body"
-            warnings.warn(text, DataWarning, stacklevel=2)
+            text = f"the force on '{body}' acts nearer to '{other}' in {share:.0%} of {nearest.size} loaded frames"
+            warnings.warn(f"{text}; it may be on the wrong foot: swap applied_to_body", DataWarning, stacklevel=2)
+
+
+def _nearest_foot(force: xr.Dataset, feet: _ARRAY) -> NDArray[np.intp]:
+    """Index of the foot nearest to the centre of pressure, in each loaded frame in which both are known."""
+    loaded = np.linalg.norm(force["ground_force"].values, axis=-1) > LOADED_FORCE
+    offset = (feet - force["center_of_pressure"].values[:, None])[loaded][..., [0, 2]]
+    distance = np.linalg.norm(offset, axis=-1)
+    return np.asarray(distance[np.isfinite(distance).all(axis=1)].argmin(axis=1))
 
 
 def check_zero_load(forces: xr.Dataset) -> None:
     """Warn when a force has a constant offset while nothing touches, as a plate that was not zeroed gives.
 
     The lowest vertical forces are looked at: when at least a tenth of the frames lie within 5 N of a level between 5 and
-    :data:`SWING_FORCE` * 3 in size, and the trial also holds frames that are loaded, that level is an offset.
+    :data:`LOADED_FORCE` in size, and the trial also holds frames that are loaded, that level is an offset.
     """
     for body in forces["body"].values:
         vertical = forces["ground_force"].sel(body=body, axis="y").values
@@ -226,9 +226,9 @@ def check_zero_load(forces: xr.Dataset) -> None:
         size = np.abs(vertical)
         level = float(np.median(vertical[size <= np.quantile(size, 0.1)]))
         near = vertical[np.abs(vertical - level) < 5.0]
-        if 5.0 < abs(level) < 3 * SWING_FORCE and near.size >= 0.1 * vertical.size and near.std() < 2.0:
-            text = f"the vertical force on '{body}' stays near {level:.1f} N in {near.size} of {vertical.size} frames and is never nearer to zero; zero the plate and subtract the offset"
-            warnings.warn(text, DataWarning, stacklevel=2)
+        if 5.0 < abs(level) < LOADED_FORCE and near.size >= 0.1 * vertical.size and near.std() < 2.0:
+            text = f"the vertical force on '{body}' stays near {level:.1f} N in {near.size} of {vertical.size} frames, its lowest"
+            warnings.warn(f"{text}; zero the plate or subtract the offset", DataWarning, stacklevel=2)
 
 
 def write_ground_force(forces: xr.Dataset, mot_path: str | os.PathLike[str], xml_path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -288,7 +288,9 @@ def _external_force(file: Path, element: Element) -> ExternalForce:
         frame = _text(element, tag)
         if frame and frame not in _GROUND:
             raise FileFormatError(file, f"force '{name}' has {tag} '{frame}'; only forces and points in ground are understood", "express it in ground")
-    force = ExternalForce(name, _text(element, "applied_to_body").rsplit("/", 1)[-1], *(_text(element, f"{k}_identifier") for k in ("force", "point", "torque")))
+    force = ExternalForce(
+        name, _text(element, "applied_to_body").rsplit("/", 1)[-1], *(_text(element, f"{k}_identifier") for k in ("force", "point", "torque"))
+    )
     if not force.body:
         raise FileFormatError(file, f"force '{name}' does not say which body it acts on", "fill in applied_to_body")
     if not force.force and not force.torque:
@@ -320,7 +322,9 @@ def _find_data(file: Path, name: str, folders: Sequence[str | os.PathLike[str]])
 def _forces_by_column_name(table: Table, bodies: Sequence[str] | Mapping[str, str] | None) -> list[ExternalForce]:
     sets = _column_sets(table)
     if not sets:
-        raise FileFormatError(table.path, f"has no columns named like ground_force_vx; columns: {', '.join(table.names[:12])}", "give the ExternalLoads .xml that names them")
+        raise FileFormatError(
+            table.path, f"has no columns named like ground_force_vx; columns: {', '.join(table.names[:12])}", "give the ExternalLoads .xml that names them"
+        )
     marks = list(sets)
     if bodies is None:
         names = _bodies_by_mark(table, marks)
@@ -379,7 +383,9 @@ def _to_motion(table: Table, forces: list[ExternalForce]) -> xr.Dataset:
         swing[force.body] = swing.get(force.body, 0) + count
     several = {body: len(parts) for body, parts in by_body.items() if len(parts) > 1}
     for body, count in several.items():
-        warnings.warn(f"{table.path}: {count} forces act on '{body}'; they are added up. If they are different feet, mend applied_to_body", DataWarning, stacklevel=4)
+        warnings.warn(
+            f"{table.path}: {count} forces act on '{body}'; they are added up. If they are different feet, mend applied_to_body", DataWarning, stacklevel=4
+        )
     wrenches = [_add_up(parts) for parts in by_body.values()]
     ground = tuple(np.stack([w[i] for w in wrenches], axis=1) for i in range(3))
     motion = new_motion(table.time, ground=(list(by_body), *ground), log=f"read ground forces on {', '.join(by_body)} from {table.path.name}")
@@ -400,35 +406,45 @@ def _vector(table: Table, force: ExternalForce, identifier: str) -> _ARRAY:
         if all(n in table.names for n in names):
             return np.column_stack([table.column(n) for n in names])
     columns = ", ".join(f"{identifier}{axis}" for axis in AXES)
-    raise FileFormatError(table.path, f"force '{force.name}' needs the columns {columns}; {suggest(identifier + 'x', table.names)}", "mend the identifiers in the ExternalLoads document")
+    raise FileFormatError(
+        table.path,
+        f"force '{force.name}' needs the columns {columns}; {suggest(identifier + 'x', table.names)}",
+        "mend the identifiers in the ExternalLoads document",
+    )
 
 
 def _swing_to_zero(table: Table, which: ExternalForce, force: _ARRAY, point: _ARRAY, moment: _ARRAY) -> tuple[tuple[_ARRAY, _ARRAY, _ARRAY], int]:
-    """Zero where numbers are missing and nothing touches; NaN in all three where a gap hides a contact."""
-    missing = np.isnan(np.hstack([force, point, moment])).any(axis=1)
+    """Zero where numbers are missing and nothing touches, NaN in all three where a gap hides a contact; and how many became zero."""
+    missing = np.asarray(np.isnan(np.hstack([force, point, moment])).any(axis=1))
     size = np.linalg.norm(np.nan_to_num(force), axis=1)
-    bad = np.flatnonzero(missing & (size > SWING_FORCE))
-    if bad.size:
-        frame = int(bad[0])
-        found = f"force '{which.name}' is {size[frame]:.0f} N at row {frame + 1} (t = {table.time[frame]:g} s), but part of its force, point or moment is NaN; {bad.size} such rows"
-        raise FileFormatError(table.path, found, "a loaded foot needs its centre of pressure; fill it, or set the force to zero where nothing touches")
-    gap = _gaps(table.time, missing, size > SWING_FORCE)
+    loaded = np.asarray(size > max(SWING_FORCE, SWING_SHARE * size.max()))
+    _refuse_half_known(table, which, missing & loaded, size)
+    gap = _gaps(table.time, missing, loaded)
     if gap.any():
-        text = f"force '{which.name}' has no numbers in {int(gap.sum())} frames between loaded ones (first at t = {table.time[gap][0]:g} s); they stay unknown"
-        warnings.warn(f"{table.path}: {text}", DataWarning, stacklevel=5)
-    touching = ~(missing | (size == 0))[:, None]
-    force, point, moment = np.where(missing[:, None], 0.0, force), np.where(touching, point, 0.0), np.where(missing[:, None], 0.0, moment)
-    for array in (force, point, moment):
-        array[gap] = np.nan
-    return (force, point, moment), int((missing & ~gap).sum())
+        text = f"force '{which.name}' has no numbers in {int(gap.sum())} frames between loaded ones (first at t = {table.time[gap][0]:g} s)"
+        warnings.warn(f"{table.path}: {text}; they stay unknown", DataWarning, stacklevel=5)
+    empty = (missing | (size == 0))[:, None]
+    parts = tuple(
+        np.where(gap[:, None], np.nan, np.where(off, 0.0, part)) for off, part in ((missing[:, None], force), (empty, point), (missing[:, None], moment))
+    )
+    return (parts[0], parts[1], parts[2]), int((missing & ~gap).sum())
+
+
+def _refuse_half_known(table: Table, which: ExternalForce, half: NDArray[np.bool_], size: _ARRAY) -> None:
+    if not half.any():
+        return
+    frame = int(np.argmax(half))
+    found = f"force '{which.name}' is {size[frame]:.0f} N at frame {frame} (t = {table.time[frame]:g} s)"
+    found += f", but part of its force, point or moment is NaN; {int(half.sum())} such frames"
+    raise FileFormatError(table.path, found, "a loaded foot needs its centre of pressure; fill it, or set the force to zero where nothing touches")
 
 
 def _gaps(time: _ARRAY, missing: NDArray[np.bool_], loaded: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Frames of short runs of ``missing`` that have a loaded frame on both sides."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
-    gap = np.zeros_like(missing)
+    gap = np.zeros(missing.size, bool)
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        inside = 0 < start and end < missing.size
+        inside = start > 0 and end < missing.size
         if inside and loaded[start - 1] and loaded[end] and time[end] - time[start - 1] < SHORTEST_SWING:
             gap[start:end] = True
     return gap
@@ -456,8 +472,8 @@ def _check_direction(motion: xr.Dataset) -> None:
     main = int(np.abs(mean).argmax())
     if main != 1 or mean[1] < 0:
         sign = "-" if mean[main] < 0 else "+"
-        text = f"the ground pushes mainly along {sign}{AXES[main]} (mean {', '.join(f'{v:.0f}' for v in mean)} N), not up along +y; turn the data into x forward, y up, z right"
-        warnings.warn(text, DataWarning, stacklevel=3)
+        text = f"the ground pushes mainly along {sign}{AXES[main]} (mean {', '.join(f'{v:.0f}' for v in mean)} N), not up along +y"
+        warnings.warn(f"{text}; turn the data into x forward, y up, z right", DataWarning, stacklevel=3)
 
 
 def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
@@ -493,15 +509,16 @@ def _linear(time: _ARRAY, values: _ARRAY, new_time: _ARRAY) -> _ARRAY:
 def _known_span(forces: xr.Dataset, path: Path) -> slice:
     force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
     placed = np.isfinite(point).all(axis=-1) | (force == 0).all(axis=-1)
-    known = (np.isfinite(force).all(axis=-1) & np.isfinite(moment).all(axis=-1) & placed).all(axis=1)
+    known = np.asarray((np.isfinite(force).all(axis=-1) & np.isfinite(moment).all(axis=-1) & placed).all(axis=1))
     span = longest_run(known)
     count = span.stop - span.start
     if count == 0:
         raise InputError("no frame has known ground forces on every body; there is nothing to write")
     if count < known.size:
         time = forces["time"].values
-        text = f"{path}: ground forces are known in {int(known.sum())} of {known.size} frames; wrote {time[span.start]:g} to {time[span.stop - 1]:g} s ({count} frames)"
-        warnings.warn(text, DataWarning, stacklevel=4)
+        text = f"ground forces are known in {int(known.sum())} of {known.size} frames"
+        span_text = f"{time[span.start]:g} to {time[span.stop - 1]:g} s ({count} frames), the longest span of them"
+        warnings.warn(f"{path}: {text}; wrote {span_text}", DataWarning, stacklevel=4)
     return span
 
 

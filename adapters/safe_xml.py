@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 from xml.etree.ElementTree import Element, ParseError
 
 from imdy_plugin.errors import FileFormatError
@@ -28,15 +29,19 @@ def parse_xml(path: str | os.PathLike[str]) -> Element:
 
     file = existing_file(path)
     try:
-        root: Element = defusedxml.ElementTree.parse(file).getroot()
+        root = defusedxml.ElementTree.parse(file).getroot()
     except DefusedXmlException as error:
-        raise FileFormatError(file, f"declares XML entities or external references ({_brief(error)})", "remove the DOCTYPE section; no OpenSim file needs one") from error
+        raise FileFormatError(
+            file, f"declares XML entities or external references ({_brief(error)})", "remove the DOCTYPE section; no OpenSim file needs one"
+        ) from error
     except ParseError as error:
         line, column = error.position
-        raise FileFormatError(file, f"is not well-formed XML at line {line}, column {column + 1}: {error}", "the file may be cut short; copy it again") from error
+        raise FileFormatError(
+            file, f"is not well-formed XML at line {line}, column {column + 1}: {error}", "the file may be cut short; copy it again"
+        ) from error
     except (LookupError, ValueError) as error:
         raise FileFormatError(file, f"cannot be decoded as XML: {error}", "save it as UTF-8") from error
-    return root
+    return cast("Element", root)
 
 
 def check_xml(path: str | os.PathLike[str]) -> None:

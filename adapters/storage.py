@@ -132,7 +132,15 @@ def write_table(
     file = Path(path)
     numbers = _writable(names, np.asarray(time, float), np.asarray(values, float))
     flag = "yes" if in_degrees else "no"
-    head = [name or file.stem, "version=1", f"nRows={len(numbers)}", f"nColumns={numbers.shape[1]}", f"inDegrees={flag}", "endheader", "\t".join(["time", *names])]
+    head = [
+        name or file.stem,
+        "version=1",
+        f"nRows={len(numbers)}",
+        f"nColumns={numbers.shape[1]}",
+        f"inDegrees={flag}",
+        "endheader",
+        "\t".join(["time", *names]),
+    ]
     with replacing(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write("\n".join(head) + "\n")
         np.savetxt(stream, numbers, fmt="%.10g", delimiter="\t")
@@ -170,7 +178,7 @@ def _end_of_header(file: Path, lines: list[str]) -> int:
 
 
 def _header(lines: list[str]) -> dict[str, str]:
-    header = {}
+    header: dict[str, str] = {}
     for line in lines:
         text = line.strip()
         key, separator, value = text.partition("=")
@@ -216,12 +224,18 @@ def _check_rows(file: Path, body: list[str], first: int, names: list[str]) -> No
         for cell, name in zip(cells, names, strict=False):
             _check_cell(file, cell, f"line {number}, column '{name}'")
         if cells and len(cells) != len(names):
-            raise FileFormatError(file, f"line {number} holds {len(cells)} values, the labels name {len(names)} columns", "an empty cell or a cut line; write nan for a missing value")
+            raise FileFormatError(
+                file,
+                f"line {number} holds {len(cells)} values, the labels name {len(names)} columns",
+                "an empty cell or a cut line; write nan for a missing value",
+            )
 
 
 def _check_cell(file: Path, cell: str, where: str) -> None:
     if _DECIMAL_COMMA.fullmatch(cell):
-        raise FileFormatError(file, f"{where}: '{cell}' has a decimal comma, as programs in a German, French or similar locale write it", "export with decimal points")
+        raise FileFormatError(
+            file, f"{where}: '{cell}' has a decimal comma, as programs in a German, French or similar locale write it", "export with decimal points"
+        )
     try:
         float(cell)
     except ValueError:
@@ -233,7 +247,9 @@ def _check_counts(file: Path, header: Mapping[str, str], *, rows: int, columns: 
         for key in keys:
             stated = re.match(r"\d+", header.get(key, ""))
             if stated and int(stated[0]) != actual:
-                warnings.warn(f"{file}: the header states {stated[0]} {what} ({key}), the file holds {actual}; the file may be cut or merged", DataWarning, stacklevel=4)
+                warnings.warn(
+                    f"{file}: the header states {stated[0]} {what} ({key}), the file holds {actual}; the file may be cut or merged", DataWarning, stacklevel=4
+                )
 
 
 def _check_time(file: Path, time: NDArray[np.float64]) -> None:
@@ -255,10 +271,15 @@ def _check_finite(file: Path, names: list[str], numbers: NDArray[np.float64], al
     if not bad.any():
         return
     columns = np.flatnonzero(bad.any(axis=0))
-    told = [f"'{names[c]}' ({int(bad[:, c].sum())} rows, first at row {int(np.argmax(bad[:, c])) + 1}, t = {numbers[np.argmax(bad[:, c]), 0]:g} s)" for c in columns[:5]]
+    told = ", ".join(_where(names[c], numbers[:, 0], bad[:, c]) for c in columns[:5])
     more = f" and {columns.size - 5} more columns" if columns.size > 5 else ""
     what = "infinite values" if infinite.any() else "NaN"
-    raise FileFormatError(file, f"{what} in column {', '.join(told)}{more}", "fill the gap or cut the file to the frames that are known")
+    raise FileFormatError(file, f"{what} in column {told}{more}", "fill the gap or cut the file to the frames that are known")
+
+
+def _where(name: str, time: NDArray[np.float64], bad: NDArray[np.bool_]) -> str:
+    first = int(np.argmax(bad))
+    return f"'{name}' ({int(bad.sum())} frames, first at frame {first}, t = {time[first]:g} s)"
 
 
 def _in_degrees(file: Path, header: Mapping[str, str]) -> bool | None:
@@ -283,5 +304,7 @@ def _writable(names: Sequence[str], time: NDArray[np.float64], values: NDArray[n
     bad = np.argwhere(~np.isfinite(values))
     if bad.size:
         frame, column = bad[0]
-        raise InputError(f"column '{names[column]}' is {values[frame, column]} at frame {frame}; OpenSim drops such rows without a word, so write only frames that are known")
+        raise InputError(
+            f"column '{names[column]}' is {values[frame, column]} at frame {frame}; OpenSim drops such rows without a word, so write only frames that are known"
+        )
     return np.column_stack([time, values])

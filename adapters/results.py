@@ -1,0 +1,127 @@
+"""A result as the files that OpenSim's own tools read next, and reading the generalized forces that OpenSim wrote."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from imdy_plugin.adapters.coordinates import write_coordinates
+from imdy_plugin.adapters.external_loads import write_ground_force
+from imdy_plugin.adapters.netcdf import write_netcdf
+from imdy_plugin.adapters.storage import longest_run, read_table, write_table
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError
+
+_SUFFIXES = {"N m": "_moment", "N": "_force"}
+
+
+def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem: str) -> dict[str, Path]:
+    """Write a result as files.
+
+    OpenSim drops rows with NaN without a word, so frames that the result does not know are cut from its files: each holds
+    the longest span that is known, and a :class:`~imdy_plugin.errors.DataWarning` says which. The NetCDF file holds everything.
+
+    Parameters
+    ----------
+    result
+        See :func:`imdy_plugin.schema.validate_result`.
+    folder
+        Where to; made when it does not exist.
+    stem
+        How the files' names begin.
+
+    Returns
+    -------
+    dict
+        Path of each file written: ``netcdf`` (``<stem>.nc``), ``id`` (``<stem>_id.sto``, columns as OpenSim's InverseDynamicsTool
+        names them: ``knee_angle_r_moment``, ``pelvis_tx_force``), ``ground_force`` (``<stem>_grf.mot``), ``external_loads``
+        (``<stem>_external_loads.xml``) and, where the result holds coordinates, ``coordinates`` (``<stem>_coordinates.mot``, in
+        degrees). A file of which no frame is known is left out, with a warning.
+    """
+    base = Path(folder)
+    files = {"netcdf": write_netcdf(result, base / f"{stem}.nc")}
+    moments = _known_frames(result, "generalized_force", base / f"{stem}_id.sto")
+    if moments is not None:
+        files["id"] = write_generalized_force(moments, base / f"{stem}_id.sto")
+    if bool(_ground_known(result).any()):
+        files["ground_force"], files["external_loads"] = write_ground_force(result, base / f"{stem}_grf.mot", base / f"{stem}_external_loads.xml")
+    else:
+        warnings.warn(f"{base / stem}_grf.mot: no frame of the ground forces is known on every body; not written", DataWarning, stacklevel=2)
+    if "coordinate_value" in result:
+        coordinates = _known_frames(result, "coordinate_value", base / f"{stem}_coordinates.mot")
+        if coordinates is not None:
+            files["coordinates"] = write_coordinates(coordinates, base / f"{stem}_coordinates.mot")
+    return files
+
+
+def write_generalized_force(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write ``generalized_force`` [N m or N] with the column names of OpenSim's InverseDynamicsTool.
+
+    Raises
+    ------
+    InputError
+        A value is not finite, or a unit is neither ``N m`` nor ``N``.
+    """
+    units = [str(u) for u in result["generalized_force_unit"].values]
+    unknown = sorted(set(units) - set(_SUFFIXES))
+    if unknown:
+        raise InputError(f"generalized_force_unit holds {unknown}; must be 'N m' or 'N'")
+    names = id_column_names([str(c) for c in result["coordinate"].values], units)
+    return write_table(path, names, result["time"].values, result["generalized_force"].values, name="Inverse Dynamics Generalized Forces")
+
+
+def id_column_names(coordinates: Sequence[str], units: Sequence[str]) -> list[str]:
+    """Column names of OpenSim's InverseDynamicsTool: ``_moment`` where the unit is N m, ``_force`` where it is N."""
+    return [f"{name}{_SUFFIXES[unit]}" for name, unit in zip(coordinates, units, strict=True)]
+
+
+def read_id_sto(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], tuple[str, ...], NDArray[np.float64]]:
+    """Read generalized forces that OpenSim's InverseDynamicsTool wrote.
+
+    Returns
+    -------
+    tuple
+        Time [s] ``(T,)``, coordinate names without ``_moment`` or ``_force``, and values [N m or N] ``(T, C)``.
+
+    Raises
+    ------
+    FileFormatError
+        A column is named neither ``..._moment`` nor ``..._force``.
+    """
+    table = read_table(path)
+    names = tuple(name.removesuffix("_moment").removesuffix("_force") for name in table.names)
+    other = [name for name, short in zip(table.names, names, strict=True) if name == short]
+    if other:
+        raise FileFormatError(table.path, f"column '{other[0]}' ends neither in _moment nor in _force", "give the results file of inverse dynamics")
+    return table.time, names, table.values
+
+
+def _known_frames(result: xr.Dataset, variable: str, path: Path) -> xr.Dataset | None:
+    """Cut a result to the coordinates and the longest span of frames that ``variable`` knows; None where there are none."""
+    finite = np.isfinite(result[variable].values)
+    columns = finite.any(axis=0)
+    span = longest_run(finite[:, columns].all(axis=1)) if columns.any() else slice(0, 0)
+    if span.stop == span.start:
+        warnings.warn(f"{path}: no frame of {variable} is known; not written", DataWarning, stacklevel=3)
+        return None
+    if not finite.all():
+        warnings.warn(f"{path}: {_told(result, variable, columns, span)}", DataWarning, stacklevel=3)
+    return result.isel(time=span, coordinate=np.flatnonzero(columns))
+
+
+def _told(result: xr.Dataset, variable: str, columns: NDArray[np.bool_], span: slice) -> str:
+    time = result["time"].values
+    count = f"{span.stop - span.start} of {time.size} frames"
+    told = f"wrote {variable} from {time[span.start]:g} to {time[span.stop - 1]:g} s, the longest span that is known ({count})"
+    lost = [str(c) for c in result["coordinate"].values[~columns]]
+    return f"{told}; left out {', '.join(lost)}, known in no frame" if lost else told
+
+
+def _ground_known(result: xr.Dataset) -> NDArray[np.bool_]:
+    finite = np.isfinite(result["ground_force"].values).all(axis=(1, 2))
+    return np.asarray(finite)
