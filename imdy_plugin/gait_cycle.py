@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from imdy_plugin.comparison import body_mass, foot_forces, sample
-from imdy_plugin.errors import InputError, UnknownNameError
+from imdy_plugin.errors import InputError
 from imdy_plugin.schema import GRAVITY
 
 CONTACT_FRACTION = 0.05
@@ -27,7 +27,7 @@ LONGEST_CYCLE = 3.0
 """Two contacts of one foot further apart [s] are no gait cycle."""
 
 _OPPOSITE = {"right": "left", "left": "right"}
-_ALTERNATION = (0.2, 0.8)
+_ALTERNATION = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,16 @@ class Contact:
 
 @dataclass(frozen=True)
 class GaitCycle:
-    """From one initial contact of a foot to its next; times in s. ``toe_off`` is the end of the contact."""
+    """From one initial contact of a foot to its next; times in s.
+
+    ``toe_off`` is the end of the contact; ``both_feet`` says whether the step of the other foot was seen within.
+    """
 
     foot: str
     start: float
     toe_off: float
     end: float
+    both_feet: bool = True
 
     @property
     def duration(self) -> float:
@@ -153,8 +157,8 @@ def gait_cycles(result: xr.Dataset, mass: float | None = None, threshold: float 
     """Find the gait cycles of each foot.
 
     A cycle runs from a seen initial contact to the next of the same foot, over known forces only, no longer than
-    ``longest`` [s]; where the other foot is known to touch down within it, it does so once and between 20 % and 80 %, which a
-    squat, a jump or a missed step does not.
+    ``longest`` [s], in which the other foot touches down at most once and never within 20 % of the cycle around this
+    foot's contacts: what a jump or a missed step does is no cycle.
 
     Parameters
     ----------
@@ -173,7 +177,7 @@ def gait_cycles(result: xr.Dataset, mass: float | None = None, threshold: float 
         starts = [c for c in found[foot] if c.begins]
         other = [c.start for c in found.get(_OPPOSITE[foot], []) if c.begins]
         known = np.isfinite(vertical.sel(foot=foot).values)
-        pairs = [GaitCycle(foot, a.start, a.end, b.start) for a, b in pairwise(starts)]
+        pairs = [GaitCycle(foot, a.start, a.end, b.start, any(a.start < t < b.start for t in other)) for a, b in pairwise(starts)]
         whole = [c for c in pairs if known[(stamps >= c.start) & (stamps <= c.end)].all()]
         cycles[foot] = tuple(c for c in whole if c.duration <= longest and _alternates(c, other))
     return GaitSummary(cycles, "" if any(cycles.values()) else _why_none(found))
@@ -235,19 +239,6 @@ def mean_vertical_force(result: xr.Dataset, cycle: GaitCycle, mass: float | None
     return float(np.trapezoid(force, at) / cycle.duration / (body_mass(result, mass) * GRAVITY))
 
 
-def cycles_of(summary: GaitSummary, foot: str) -> tuple[GaitCycle, ...]:
-    """The cycles of one foot.
-
-    Raises
-    ------
-    UnknownNameError
-        There is no such foot.
-    """
-    if foot not in summary.cycles:
-        raise UnknownNameError("foot", foot, summary.cycles)
-    return summary.cycles[foot]
-
-
 def _one_cycle(variable: xr.DataArray, at: NDArray[np.float64], percent: NDArray[np.float64]) -> xr.DataArray:
     part = sample(xr.Dataset({"value": variable}), at)["value"].rename(time="point").assign_coords(point=percent)
     part["point"].attrs["units"] = "% of the gait cycle"
@@ -281,8 +272,9 @@ def _crossing_time(time: NDArray[np.float64], force: NDArray[np.float64], i: int
 
 
 def _alternates(cycle: GaitCycle, other: Sequence[float]) -> bool:
-    within = [(t - cycle.start) / cycle.duration for t in other if cycle.start <= t < cycle.end]
-    return not within or (len(within) == 1 and _ALTERNATION[0] <= within[0] <= _ALTERNATION[1])
+    phases = [(t - cycle.start) / cycle.duration for t in other]
+    together = [p for p in phases if abs(p) < _ALTERNATION or abs(p - 1.0) < _ALTERNATION]
+    return not together and sum(0.0 < p < 1.0 for p in phases) <= 1
 
 
 def _why_none(found: dict[str, list[Contact]]) -> str:
