@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.errors import InputError
-from imdy_plugin.solvers.imdys.landmarks import FOOT, LANDMARKS, LEFT_RIGHT_PAIRS, MINIMUM_LANDMARKS, SIDES, match_landmarks
+from imdy_plugin.solvers.imdys.landmarks import FOOT, LANDMARKS, LEFT_RIGHT_PAIRS, MINIMUM_LANDMARKS, PELVIS, SIDES, match_landmarks
 
 Array = NDArray[np.float64]
 
@@ -64,6 +64,8 @@ class Features:
         Height of the foot landmarks when standing [m], the lowest of them; the floor is at most a few centimetres below.
     mean_velocity
         The pelvis' mean horizontal velocity over the long window [m/s], ground frame, ``(T, 3)``.
+    pelvis_acceleration
+        Mean acceleration of the landmarks of the pelvis that are there [m/s^2], ground frame, ``(T, 3)``; NaN where none is.
     landmarks
         The marker of each landmark found.
     """
@@ -76,6 +78,7 @@ class Features:
     foot_point: Array
     floor: float
     mean_velocity: Array
+    pelvis_acceleration: Array
     landmarks: Mapping[str, str]
 
 
@@ -117,7 +120,8 @@ def compute_features(motion: xr.Dataset, time: Array | None = None) -> Features:
     parts = [np.einsum("tij,tlj->tli", rotation.transpose(0, 2, 1), x) for x in (relative, velocity - mean_velocity[:, None, :], acceleration)]
     present = seen & usable[:, None]
     values = np.where(present[..., None], np.concatenate(parts, axis=-1) / _SCALES, 0.0)
-    return Features(grid, values.astype(np.float32), present, usable, rotation, foot_point, floor, mean_velocity, landmarks)
+    pelvis = _mean_present(acceleration, [LANDMARKS.index(n) for n in PELVIS])
+    return Features(grid, values.astype(np.float32), present, usable, rotation, foot_point, floor, mean_velocity, pelvis, landmarks)
 
 
 def uniform_time(time: Array) -> Array:
@@ -167,6 +171,12 @@ def _runs(time: Array, finite: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
 def _mean_of(position: Array, names: tuple[str, ...]) -> Array:
     """Mean over landmarks, NaN in frames where one of them is missing; NaN throughout where one never is there."""
     return np.mean([position[:, LANDMARKS.index(n)] for n in names], axis=0)
+
+
+def _mean_present(values: Array, columns: list[int]) -> Array:
+    chosen = values[:, columns]
+    count = np.isfinite(chosen[..., 0]).sum(axis=1)[:, None]
+    return np.where(count > 0, np.nansum(chosen, axis=1) / np.maximum(count, 1), np.nan)
 
 
 def _first_finite(candidates: list[Array]) -> Array:
