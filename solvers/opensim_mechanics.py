@@ -80,6 +80,11 @@ class OpenSimMechanics:
         ``(3,)`` [m/s^2].
     excluded_forces
         Names of the model's own forces that are left out.
+    default_values, bounds, locked
+        For each coordinate its default, its lower and upper limit ``(coordinate, 2)`` (infinite where it is not clamped), and
+        whether the model holds it fixed.
+    other_constraints
+        Names of enforced constraints that are not such couplings; nothing here heeds them.
     """
 
     def __init__(self, native_model: Any) -> None:
@@ -92,7 +97,9 @@ class OpenSimMechanics:
         except RuntimeError as error:
             raise SolverError(f"OpenSim cannot build the model '{native_model.getName()}': {error}") from error
         self._matter = self._model.getMatterSubsystem()
+        self._known_stations: dict[tuple[str, ...], tuple[list[Any], Any, Any]] = {}
         self._read_names()
+        self._read_couplings()
         self._read_bodies()
         self.root_coordinates, self.root_body = find_root(self._model)
         self.foot_bodies = find_feet(self.bodies)
@@ -183,23 +190,64 @@ class OpenSimMechanics:
         UnknownNameError
             The model lacks a marker.
         """
-        wanted = list(self.markers if names is None else names)
-        for name in wanted:
-            if name not in self.markers:
-                raise UnknownNameError("marker", name, self.markers, "in this model")
-        out = np.full((len(np.asarray(q)), len(wanted), 3), np.nan)
+        markers = self._find_markers(self.markers if names is None else names)
+        out = np.full((len(np.asarray(q)), len(markers), 3), np.nan)
         zeros = np.zeros(np.shape(q))
-        markers = [self._model.getMarkerSet().get(name) for name in wanted]
         for frame, _ in self._frames(q, zeros, zeros):
-            for i, marker in enumerate(markers):
-                out[frame, i] = marker.getLocationInGround(self._state).to_numpy()
+            out[frame] = self._locate(markers)
         return out
+
+    def marker_jacobian(self, q: ArrayLike, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+        """Markers' positions ``(marker, 3)`` of one pose ``q (coordinate,)``, and their derivatives ``(marker, 3, coordinate)``.
+
+        Raises
+        ------
+        UnknownNameError
+            The model lacks a marker.
+        """
+        markers, mobods, stations = self._stations(tuple(names))
+        jacobian = self._opensim.Matrix()
+        self._state.setQ(self._vector(np.asarray(q, float)[self._tree]))
+        self._model.realizePosition(self._state)
+        self._matter.calcStationJacobian(self._state, mobods, stations, jacobian)
+        derivative = np.empty((len(markers), 3, len(self.coordinates)))
+        derivative[:, :, self._tree] = jacobian.to_numpy().reshape(len(markers), 3, -1)
+        return self._locate(markers), derivative
+
+    @property
+    def couplings(self) -> dict[int, int]:
+        """Index of each coordinate that follows another, and of its leader."""
+        return {follower: leader for follower, leader, _, _ in self._couplings}
+
+    def couple(self, q: FloatArray) -> FloatArray:
+        """Coordinates ``(..., coordinate)`` with those that follow others set to what they follow."""
+        out: FloatArray = np.array(q, float)
+        for follower, leader, function, scale in self._couplings:
+            led = out[..., leader]
+            values = [scale * function.calcValue(self._opensim.Vector(1, float(v))) if np.isfinite(v) else np.nan for v in led.ravel()]
+            out[..., follower] = np.reshape(values, led.shape)
+        return out
+
+    def coupling_slopes(self, q: FloatArray) -> FloatArray:
+        """Derivative of :meth:`couple` at one pose ``q (coordinate,)``: ``(coordinate, coordinate)``, zero columns where one follows."""
+        slopes: FloatArray = np.eye(len(self.coordinates))
+        first = self._opensim.StdVectorInt()
+        first.append(0)
+        for follower, leader, function, scale in self._couplings:
+            slopes[:, follower] = 0.0
+            slopes[follower, leader] = scale * function.calcDerivative(first, self._opensim.Vector(1, float(q[leader])))
+        return slopes
 
     def _read_names(self) -> None:
         kinds, markers = coordinate_kinds(self._model), self._model.getMarkerSet()
         self.coordinates = tuple(kinds)
         self.units = tuple("N" if kind == "translational" else "N m" for kind in kinds.values())
         self.markers = tuple(str(markers.get(i).getName()) for i in range(markers.getSize()))
+        coordinates = [self._model.getCoordinateSet().get(name) for name in self.coordinates]
+        self.default_values = np.array([c.getDefaultValue() for c in coordinates], float)
+        self.locked = np.array([c.getDefaultLocked() or c.getDefaultIsPrescribed() for c in coordinates], bool)
+        limits = [(c.getRangeMin(), c.getRangeMax()) if c.getDefaultClamped() else (-np.inf, np.inf) for c in coordinates]
+        self.bounds = np.array(limits, float).reshape(-1, 2)
         order = self._model.getCoordinateNamesInMultibodyTreeOrder()
         tree = [order.getElt(i) for i in range(order.size())]
         if sorted(tree) != sorted(self.coordinates) or self._state.getNU() != len(tree):
@@ -207,6 +255,21 @@ class OpenSimMechanics:
                 f"the model has {len(self.coordinates)} coordinates for {self._state.getNU()} degrees of freedom; give each joint its own coordinates"
             )
         self._tree = np.array([self.coordinates.index(name) for name in tree], dtype=int)
+
+    def _read_couplings(self) -> None:
+        constraints = self._model.getConstraintSet()
+        self._couplings: list[tuple[int, int, Any, float]] = []
+        self.other_constraints: list[str] = []
+        for constraint in (constraints.get(i) for i in range(constraints.getSize())):
+            coupler = self._opensim.CoordinateCouplerConstraint.safeDownCast(constraint)
+            leaders = coupler.getIndependentCoordinateNames() if coupler is not None else None
+            if leaders is not None and leaders.getSize() == 1 and constraint.get_isEnforced():
+                follower = self.coordinates.index(coupler.getDependentCoordinateName())
+                factor = coupler.getPropertyByName("scale_factor")
+                scale = float(self._opensim.PropertyHelper.getValueDouble(factor))
+                self._couplings.append((follower, self.coordinates.index(leaders.get(0)), coupler.getFunction(), scale))
+            elif constraint.get_isEnforced():
+                self.other_constraints.append(str(constraint.getName()))
 
     def _read_bodies(self) -> None:
         body_set = self._model.getBodySet()
@@ -227,6 +290,26 @@ class OpenSimMechanics:
         if body not in self._native_bodies:
             raise UnknownNameError("body", body, self.bodies, "in this model")
         return int(self._native_bodies[body].getMobilizedBodyIndex())
+
+    def _find_markers(self, names: Sequence[str]) -> list[Any]:
+        for name in names:
+            if name not in self.markers:
+                raise UnknownNameError("marker", name, self.markers, "in this model")
+        marker_set = self._model.getMarkerSet()
+        return [marker_set.get(name) for name in names]
+
+    def _stations(self, names: tuple[str, ...]) -> tuple[list[Any], Any, Any]:
+        if names not in self._known_stations:
+            markers = self._find_markers(names)
+            mobods, stations = self._opensim.SimTKArrayMobilizedBodyIndex(), self._opensim.SimTKArrayVec3()
+            for frame, marker in ((m.getParentFrame(), m) for m in markers):
+                mobods.push_back(frame.getMobilizedBodyIndex())
+                stations.push_back(frame.findTransformInBaseFrame().shiftFrameStationToBase(marker.get_location()))
+            self._known_stations[names] = markers, mobods, stations
+        return self._known_stations[names]
+
+    def _locate(self, markers: Sequence[Any]) -> FloatArray:
+        return np.array([marker.getLocationInGround(self._state).to_numpy() for marker in markers]).reshape(-1, 3)
 
     def _vector(self, values: FloatArray) -> Any:
         return self._opensim.Vector.createFromMat(np.ascontiguousarray(values))
@@ -260,7 +343,7 @@ class OpenSimMechanics:
         force = np.asarray(load.force[frame], float)
         if not force.any():
             return np.concatenate([load.moment[frame], force])
-        return np.concatenate([load.moment[frame] + np.cross(load.point[frame] - origin, force), force])
+        return np.concatenate([load.moment[frame] + _cross(load.point[frame] - origin, force), force])
 
     def _body_motion(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, names: Sequence[str]) -> _BodyMotion:
         mobods = np.array([self._mobod(name) for name in names])
@@ -286,8 +369,13 @@ def _inertia_matrix(inertia: Any) -> FloatArray:
 
 def _pose(transform: Any) -> FloatArray:
     matrix = transform.R().asMat33()
-    x, y = (np.array([matrix.get(i, j) for i in range(3)]) for j in (0, 1))
-    return np.stack([x, y, np.cross(x, y), transform.p().to_numpy()], axis=1)
+    rotation = [matrix.get(i, j) for i in range(3) for j in range(3)]
+    return np.concatenate([np.reshape(rotation, (3, 3)), transform.p().to_numpy()[:, None]], axis=1)
+
+
+def _cross(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Cross product of two single vectors, many times faster than numpy's."""
+    return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
 def _points(motion: _BodyMotion, stations: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
