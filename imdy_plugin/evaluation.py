@@ -89,8 +89,8 @@ class Reference:
 
     @property
     def source(self) -> str:
-        """The data set."""
-        return str(self.dataset.attrs["source"])
+        """The data set: what the file name begins with, up to a double underscore."""
+        return self.id.partition("__")[0]
 
     @property
     def subject(self) -> str:
@@ -316,7 +316,7 @@ def read_reference(path: Path) -> Reference:
     with xr.open_dataset(path, engine="h5netcdf") as opened:
         ds = opened.load()
     lacking = [v for v in ("ground_force", "center_of_pressure", "contact", "valid") if v not in ds]
-    lacking += [a for a in ("activity", "mass", "source", "subject", "contact_threshold_N", "marker_path") if a not in ds.attrs]
+    lacking += [a for a in ("activity", "mass", "subject", "contact_threshold_N", "marker_path") if a not in ds.attrs]
     if lacking:
         raise FileFormatError(path, f"lacks {', '.join(lacking)}", "give references as documented for 'imdy evaluate'")
     return Reference(path, ds)
@@ -390,10 +390,16 @@ def unseen_weights(reference: Reference, files: Sequence[Path], everybody: Seque
     ------
     InputError
         All of them saw the person.
+    FileFormatError
+        Weights name their people in a way that fits nobody among ``everybody``: whom they saw cannot be told.
     """
     names = {reference.person} | {r.person for r in everybody if r.same_person(reference)}
+    known = {r.person for r in everybody} | names
     for path in files:
-        if not names & training_people(path):
+        people = training_people(path)
+        if people and not people & known:
+            raise FileFormatError(path, f"was trained on people such as '{min(people)}', none of whom is in the references", f"name them as {min(known)}")
+        if not names & people:
             return path
     raise InputError(f"every one of {', '.join(p.name for p in files)} was trained on {reference.person}; train a fold without that person")
 
@@ -593,7 +599,7 @@ def _options(reference: Reference, solver: str, plan: Plan) -> dict[str, Any]:
     if "cutoff_hz" in known and math.isfinite(cutoff):
         options.setdefault("cutoff_hz", cutoff)
     if "weights" in known and reference.id in plan.weights:
-        options.setdefault("weights", plan.weights[reference.id])
+        options.setdefault("weights", str(plan.weights[reference.id]))
     return options
 
 

@@ -63,7 +63,7 @@ def write_weights(path: Path, people: list[str] | None) -> Path:
 
 class Options(SolverOptions):
     cutoff_hz: float | None = None
-    weights: Path | None = None
+    weights: str = ""
 
 
 class Fake(Solver):
@@ -220,7 +220,8 @@ def test_weights_that_saw_the_person_are_refused(tmp_path: Path) -> None:
     reference = read_references(tmp_path)[0]
     saw = write_weights(tmp_path / "fold0.safetensors", ["lab/a", "lab/b"])
     clean = write_weights(tmp_path / "fold1.safetensors", ["lab/b", "lab/c"])
-    assert unseen_weights(reference, [saw, clean]) == clean
+    others = [evaluation.Reference(tmp_path / f"lab__{name}__walk.nc", reference.dataset.assign_attrs(subject=name)) for name in "bc"]
+    assert unseen_weights(reference, [saw, clean], others) == clean
     with pytest.raises(InputError, match="lab/a"):
         unseen_weights(reference, [saw])
 
@@ -239,6 +240,13 @@ def test_weights_that_do_not_say_whom_they_saw_are_refused(tmp_path: Path) -> No
     silent = write_weights(tmp_path / "fold0.safetensors", None)
     with pytest.raises(FileFormatError, match="which people"):
         unseen_weights(read_references(tmp_path)[0], [silent])
+
+
+def test_weights_whose_people_nobody_knows_are_refused(tmp_path: Path) -> None:
+    write_reference(tmp_path, "a")
+    strange = write_weights(tmp_path / "fold0.safetensors", ["person 7"])
+    with pytest.raises(FileFormatError, match="person 7"):
+        unseen_weights(read_references(tmp_path)[0], [strange])
 
 
 def test_shipped_weights_come_before_folds(tmp_path: Path) -> None:
@@ -261,11 +269,13 @@ def test_the_unseen_weights_reach_the_solver(tmp_path: Path, fake: type[Fake]) -
     write_reference(tmp_path, "a")
     folder = tmp_path / "weights"
     folder.mkdir()
+    write_reference(tmp_path, "b")
     write_weights(folder / "fold0.safetensors", ["lab/a"])
     clean = write_weights(folder / "fold1.safetensors", ["lab/b"])
     fake.answer = answer
     evaluate(tmp_path, ["imdys"], weights=folder)
-    assert fake.seen[0].weights == clean
+    assert fake.seen[0].weights == str(clean)
+    assert fake.seen[1].weights == str(folder / "fold0.safetensors")
 
 
 def test_means_are_over_people_not_trials() -> None:
