@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ LARGEST_SILENT_ANGLE = np.pi
 LARGEST_STATED_RADIANS = 4 * np.pi
 """Largest angle [rad] that a file with ``inDegrees=no`` may hold: two full turns."""
 
+LARGEST_COUPLING_ERROR = 0.1
+"""Mean difference [rad] between a coupled coordinate and what couples it, above which a file is suspicious."""
+
 _STATE_PATH = re.compile(r"^/?(?:[^/]+/)*(?P<coordinate>[^/]+)/(?P<kind>value|speed)$")
 
 
@@ -38,8 +41,9 @@ def read_coordinates(
 
     Columns are named by coordinate (``knee_angle_r``) or by state (``/jointset/walker_knee_r/knee_angle_r/value``; speeds
     are left out). Coordinates of kind ``rotational`` are turned from degrees to radians where the file is in degrees;
-    others are in metres, or in their own unit where they are coupled, and stay as they are. A coordinate that the file
-    lacks but that the model holds fixed or couples one-to-one to another takes its value from the model.
+    others are in metres and stay as they are. Coupled coordinates stay too, as in OpenSim, unless their coupling shows that
+    the file has them in degrees. A coordinate that the file lacks but that the model locks, or couples to another by a
+    straight line, takes its value from the model.
 
     Parameters
     ----------
@@ -69,16 +73,18 @@ def read_coordinates(
     columns = _columns_by_coordinate(table)
     names = [str(n) for n in model["coordinate"].values]
     _warn_about_extra(table, columns, names)
-    rotational = (model["coordinate_kind"].values == "rotational") & np.isin(names, list(columns))
-    present = [n for n in names if n in columns]
-    scale = _scale(table, columns, [n for n, r in zip(names, rotational, strict=True) if r], degrees)
     values = np.full((table.time.size, len(names)), np.nan)
     for i, name in enumerate(names):
         if name in columns:
-            values[:, i] = table.values[:, columns[name]] * (scale if rotational[i] else 1.0)
-    _fill_missing(table, model, names, present, values, use_defaults)
-    unit = "degrees" if scale != 1.0 else "radians"
-    return new_motion(table.time, coordinates=(names, values), log=f"read coordinates from {table.path.name} ({unit})", attrs={"source": str(table.path)})
+            values[:, i] = table.values[:, columns[name]]
+    rotational = [i for i, kind in enumerate(model["coordinate_kind"].values) if kind == "rotational" and names[i] in columns]
+    in_degrees = _angles_in_degrees(table, values[:, rotational], [names[i] for i in rotational], degrees)
+    if in_degrees:
+        values[:, rotational] = np.deg2rad(values[:, rotational])
+        _turn_coupled(table, model, names, values)
+    _fill_missing(table, model, list(columns), values, use_defaults)
+    log = f"read coordinates from {table.path.name} ({'degrees' if in_degrees else 'radians'})"
+    return new_motion(table.time, coordinates=(names, values), log=log, attrs={"source": str(table.path)})
 
 
 def write_coordinates(motion: xr.Dataset, path: str | os.PathLike[str], model: xr.Dataset | None = None) -> Path:
@@ -127,66 +133,75 @@ def _warn_about_extra(table: Table, columns: dict[str, int], names: list[str]) -
         warnings.warn(f"{table.path}: the model has no coordinate for column {shown}{more}; left out", DataWarning, stacklevel=3)
 
 
-def _scale(table: Table, columns: dict[str, int], rotational: list[str], degrees: bool | None) -> float:
-    """Factor that turns the file's angles to radians."""
-    angles = np.abs(table.values[:, [columns[n] for n in rotational]])
-    largest = float(angles.max()) if angles.size else 0.0
-    worst = rotational[int(angles.max(axis=0).argmax())] if angles.size else ""
+def _angles_in_degrees(table: Table, angles: NDArray[np.float64], names: list[str], degrees: bool | None) -> bool:
+    """Whether the file's angles are in degrees: as the caller says, else as the header says, if that can be."""
+    reach = np.abs(angles).max(axis=0, initial=0.0)
+    worst = int(reach.argmax()) if names else -1
+    largest, name = (float(reach[worst]), names[worst]) if names else (0.0, "")
     if degrees is None:
-        degrees = _stated_unit(table, largest, worst)
-    if degrees and len(rotational) >= 5 and 0 < largest < np.pi:
-        warnings.warn(f"{table.path}: taken as degrees, but no angle exceeds {largest:.3g}; if they are radians, pass degrees=False", DataWarning, stacklevel=3)
-    return float(np.pi / 180.0) if degrees else 1.0
+        degrees = _stated_unit(table, largest, name)
+    if degrees and len(names) >= 5 and 0 < largest < np.pi:
+        text = f"{table.path}: taken as degrees, but no angle exceeds {largest:.3g}; if they are radians, pass degrees=False"
+        warnings.warn(text, DataWarning, stacklevel=3)
+    return degrees
 
 
-def _stated_unit(table: Table, largest: float, worst: str) -> bool:
+def _stated_unit(table: Table, largest: float, name: str) -> bool:
     if table.in_degrees is None and largest > LARGEST_SILENT_ANGLE:
-        found = f"the header has no inDegrees line, and '{worst}' reaches {largest:.4g}, which looks like degrees"
+        found = f"the header has no inDegrees line, and '{name}' reaches {largest:.4g}, which looks like degrees"
         raise FileFormatError(table.path, found, "pass degrees=True (or degrees=False), or add the line inDegrees=yes before endheader")
     if table.in_degrees is False and largest > LARGEST_STATED_RADIANS:
-        found = f"the header says inDegrees=no, but '{worst}' reaches {largest:.4g}, more than two full turns in radians"
+        found = f"the header says inDegrees=no, but '{name}' reaches {largest:.4g}, more than two full turns in radians"
         raise FileFormatError(table.path, found, "mend the header, or pass degrees=True or degrees=False")
     return bool(table.in_degrees)
 
 
-def _fill_missing(table: Table, model: xr.Dataset, names: list[str], present: list[str], values: NDArray[np.float64], use_defaults: bool) -> None:
+def _turn_coupled(table: Table, model: xr.Dataset, names: list[str], values: NDArray[np.float64]) -> None:
+    """Turn coupled coordinates to radians where the file has them in degrees too, which older versions of OpenSim wrote."""
+    for i, name in enumerate(names):
+        expected = _coupled_value(model, i, values)
+        if model["coordinate_kind"].values[i] != "coupled" or expected is None or np.isnan(values[:, i]).any():
+            continue
+        as_it_is, turned = (float(np.abs(v - expected).mean()) for v in (values[:, i], np.deg2rad(values[:, i])))
+        if turned < as_it_is:
+            values[:, i] = np.deg2rad(values[:, i])
+        if min(turned, as_it_is) > LARGEST_COUPLING_ERROR:
+            text = f"{table.path}: '{name}' differs from what the model couples it to by {min(turned, as_it_is):.2g} rad on average"
+            warnings.warn(f"{text}; was the file made with another model?", DataWarning, stacklevel=3)
+
+
+def _fill_missing(table: Table, model: xr.Dataset, columns: list[str], values: NDArray[np.float64], use_defaults: bool) -> None:
     """Give each coordinate that the file lacks its value from the model, or raise for all that cannot be known."""
-    missing = [n for n in names if n not in present]
-    defaults = model["coordinate_default"].values
     unknown = []
-    for name in missing:
-        i = names.index(name)
-        known = _from_model(model, names, present, i, values)
-        if known is None:
+    for i, name in enumerate(str(n) for n in model["coordinate"].values):
+        if name in columns:
+            continue
+        known = _coupled_value(model, i, values)
+        if known is None and not bool(model["coordinate_locked"].values[i]):
             unknown.append(name)
-            known = np.full(table.time.size, defaults[i])
-        values[:, i] = known
+        values[:, i] = float(model["coordinate_default"].values[i]) if known is None else known
     if not unknown:
         return
-    if not use_defaults:
-        told = "; ".join(f"'{n}' ({suggest(n, table.names, 3)})" for n in unknown[:5])
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise FileFormatError(
-            table.path,
-            f"lacks {len(unknown)} of the model's coordinates: {told}{more}",
-            "rename the columns, or pass use_defaults=True to hold them at the model's default",
-        )
-    warnings.warn(f"{table.path}: {', '.join(unknown)} missing, held at the model's default", DataWarning, stacklevel=3)
+    if use_defaults:
+        warnings.warn(f"{table.path}: {', '.join(unknown)} missing, held at the model's default", DataWarning, stacklevel=3)
+        return
+    shown = ", ".join(f"'{n}'" for n in unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
+    found = f"lacks {len(unknown)} of the model's coordinates: {shown}; '{unknown[0]}': {suggest(unknown[0], columns)}"
+    raise FileFormatError(table.path, found, "rename the columns, or pass use_defaults=True to hold them at the model's default")
 
 
-def _from_model(model: xr.Dataset, names: Sequence[str], present: Sequence[str], i: int, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Values of a coordinate that the model itself determines: coupled to one that the file holds, or locked."""
+def _coupled_value(model: xr.Dataset, i: int, values: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Values of a coordinate that the model couples to one known coordinate by a straight line; None for any other."""
     coupling = str(model["coordinate_coupling"].values[i])
-    if coupling:
-        given = json.loads(coupling)
-        line = _straight_line(given["function"])
-        followed = given["coordinates"]
-        if line is None or len(followed) != 1 or followed[0] not in present:
-            return None
-        return np.asarray(given["scale"] * (line[0] * values[:, list(names).index(followed[0])] + line[1]))
-    if bool(model["coordinate_locked"].values[i]):
-        return np.full(len(values), float(model["coordinate_default"].values[i]))
-    return None
+    if not coupling:
+        return None
+    given = json.loads(coupling)
+    line, followed = _straight_line(given["function"]), given["coordinates"]
+    if line is None or len(followed) != 1:
+        return None
+    leader = values[:, [str(n) for n in model["coordinate"].values].index(followed[0])]
+    value = given.get("scale", 1.0) * (line[0] * leader + line[1])
+    return None if np.isnan(value).any() else np.asarray(value)
 
 
 def _straight_line(function: Mapping[str, Any]) -> tuple[float, float] | None:

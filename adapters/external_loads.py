@@ -479,7 +479,7 @@ def _check_direction(motion: xr.Dataset) -> None:
 def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
     """Point of application, ``(T, 3)``, that of the nearest frame in contact where nothing touches."""
     touching = np.flatnonzero((force != 0).any(axis=1) & np.isfinite(point).all(axis=1))
-    unknown = ~np.isfinite(force).all(axis=1)
+    unknown = np.asarray(~np.isfinite(force).all(axis=1))
     if touching.size == 0:
         return np.where(unknown[:, None], np.nan, np.nan_to_num(point))
     frames = np.arange(len(force))
@@ -491,19 +491,20 @@ def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
 
 
 def _linear(time: _ARRAY, values: _ARRAY, new_time: _ARRAY) -> _ARRAY:
-    """Values ``(T, ...)`` at ``new_time`` by straight lines; NaN outside, and where a neighbour is NaN or missing."""
-    shape = (-1,) + (1,) * (values.ndim - 1)
-    left = np.clip(np.searchsorted(time, new_time, side="right") - 1, 0, max(time.size - 2, 0))
+    """Values ``(T, ...)`` at ``new_time`` by straight lines; NaN outside, beside a NaN, and inside a hole of the time stamps."""
+    typical = float(np.median(np.diff(time))) if time.size > 1 else 0.0
+    slack = 1e-6 * (typical or 1.0)
+    left = np.clip(np.searchsorted(time, new_time, side="right") - 1, 0, time.size - 1)
     right = np.minimum(left + 1, time.size - 1)
+    left = np.where(np.abs(time[right] - new_time) < slack, right, left)
+    on_frame = np.abs(time[left] - new_time) < slack
     step = np.where(right > left, time[right] - time[left], 1.0)
-    weight = (new_time - time[left]) / step
-    slack = 1e-6 * float(np.median(np.diff(time))) if time.size > 1 else 1e-9
-    weight = np.where(np.abs(weight) * step < slack, 0.0, np.where(np.abs(weight - 1) * step < slack, 1.0, weight))
-    mixed = (1 - weight).reshape(shape) * values[left] + weight.reshape(shape) * values[right]
-    result = np.where((weight == 0).reshape(shape), values[left], np.where((weight == 1).reshape(shape), values[right], mixed))
-    hole = (step > max(5 * slack * 1e6, SHORTEST_SWING)) & (weight != 0) & (weight != 1)
-    outside = (weight < 0) | (weight > 1) | hole
-    return np.where(outside.reshape(shape), np.nan, result)
+    hole = step > max(5 * typical, SHORTEST_SWING)
+    unknown = ~on_frame & ((new_time < time[0]) | (new_time > time[-1]) | hole)
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    weight = ((new_time - time[left]) / step).reshape(shape)
+    mixed = np.where(on_frame.reshape(shape), values[left], (1 - weight) * values[left] + weight * values[right])
+    return np.where(unknown.reshape(shape), np.nan, mixed)
 
 
 def _known_span(forces: xr.Dataset, path: Path) -> slice:
