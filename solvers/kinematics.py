@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from imdy_plugin.errors import InputError
+from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, suggest
+from imdy_plugin.interfaces import Trial
+from imdy_plugin.schema import add_log, new_motion
+from imdy_plugin.solvers.inverse_kinematics import MIN_MARKERS, MarkerFit, fit_markers
+from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
 
@@ -14,6 +24,73 @@ MIN_FRAMES = 6
 
 MIN_FRAMES_FILTERED = 12
 """Fewest frames that are filtered: four times the order of the filter, below which its start-up fills the recording."""
+
+RUNNING_ACCELERATION = 5.0
+"""Root mean square vertical acceleration of the root [m/s^2] above which a motion counts as running or jumping."""
+
+LARGE_MARKER_ERROR = 0.05
+"""Mean marker distance [m] above which the fit is called suspicious."""
+
+_CACHE_SIZE = 8
+_cache: OrderedDict[str, xr.Dataset] = OrderedDict()
+
+
+def coordinates_of(trial: Trial, *, accuracy: float = 1e-5, weights: Mapping[str, float] | None = None) -> xr.Dataset:
+    """All coordinates of the trial's model: those of its motion, or those that fit its markers best.
+
+    The answer is kept, so that several solvers on one trial fit its markers once.
+
+    Parameters
+    ----------
+    trial
+        Holds kinematics and a native OpenSim model.
+    accuracy
+        A frame is fitted when no coordinate moves by more than this [rad or m].
+    weights
+        Weights of markers by name; 1 for those not named.
+
+    Returns
+    -------
+    xarray.Dataset
+        A motion with ``coordinate_value`` in the model's order; NaN where markers do not determine a coordinate for longer
+        than 0.2 s. After a fit the attributes ``marker_rms_mean`` and ``marker_rms_max`` [m] tell how near the markers came.
+
+    Raises
+    ------
+    InputError
+        There is no model, a coordinate is missing, or too few markers are shared.
+    UnknownNameError
+        A weight names a marker that the trial lacks.
+    """
+    if trial.native_model is None:
+        raise InputError("joint coordinates need an OpenSim model; give an .osim path or an opensim.Model")
+    mechanics = OpenSimMechanics(trial.native_model)
+    if "coordinate_value" in trial.motion:
+        return _given_coordinates(trial.motion, mechanics)
+    key = _content_key(trial.motion, mechanics, accuracy, weights)
+    if key not in _cache:
+        _cache[key] = _fitted_coordinates(trial.motion, mechanics, accuracy, dict(weights or {}))
+        while len(_cache) > _CACHE_SIZE:
+            _cache.popitem(last=False)
+    _cache.move_to_end(key)
+    return _cache[key].copy(deep=True)
+
+
+def auto_cutoff(coordinates: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float, str]:
+    """Cut-off frequency [Hz] for a motion, and the reason: 12 for running and jumping, 6 otherwise.
+
+    Judged by the root mean square vertical acceleration of the root, low-passed at 6 Hz: in walking, squatting and sitting
+    down it stays below about half of gravity, in running and jumping above, because nothing carries the body in flight.
+    """
+    if not mechanics.root_coordinates:
+        return 6.0, "6 Hz: the model has no root that moves"
+    values = coordinates["coordinate_value"].values
+    height = mechanics.point_kinematics(values, 0 * values, 0 * values, mechanics.root_body, np.zeros((1, 3)))[0][:, :, 1]
+    acceleration = smooth(coordinates["time"].values, height, 6.0)[2]
+    rms = float(np.sqrt(np.nanmean(acceleration**2)))
+    running = rms > RUNNING_ACCELERATION
+    relation, kind, cutoff = (">", "running or jumping", 12.0) if running else ("<=", "walking-like", 6.0)
+    return cutoff, f"{cutoff:g} Hz: {kind}, the root's vertical acceleration is {rms:.1f} m/s^2 rms {relation} {RUNNING_ACCELERATION:g}"
 
 
 def smooth(time: ArrayLike, values: ArrayLike, cutoff_hz: float | None) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -124,3 +201,74 @@ def _filter_once(b: FloatArray, a: FloatArray, values: FloatArray) -> FloatArray
     state = np.stack([lfiltic(b, a, y=column[::-1], x=column[::-1]) for column in start.T], axis=1)
     rest, _ = lfilter(b, a, values[3:], axis=0, zi=state)
     return np.concatenate([start, rest])
+
+
+def _given_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics) -> xr.Dataset:
+    given = {str(name): i for i, name in enumerate(motion["coordinate"].values)}
+    followers = {mechanics.coordinates[i] for i in mechanics.couplings}
+    fixed = {name for name, locked in zip(mechanics.coordinates, mechanics.locked, strict=True) if locked}
+    lacking = [name for name in mechanics.coordinates if name not in given and name not in followers | fixed]
+    if lacking:
+        raise InputError(
+            f"the motion lacks coordinate(s) {', '.join(lacking)} of the model ('{lacking[0]}': {suggest(lacking[0], given)}) "
+            "Give them, or read the file with use_defaults"
+        )
+    values = np.tile(mechanics.default_values, (motion.sizes["time"], 1))
+    for column, name in enumerate(mechanics.coordinates):
+        if name in given:
+            values[:, column] = motion["coordinate_value"].values[:, given[name]]
+    coupled = mechanics.couple(values)
+    derived = [i for i, name in enumerate(mechanics.coordinates) if name in followers and name not in given]
+    values[:, derived] = coupled[:, derived]
+    filled = [name for name in mechanics.coordinates if name not in given]
+    line = "coordinates as given" + (f"; {', '.join(filled)} from the model" if filled else "")
+    return add_log(
+        new_motion(motion["time"].values, coordinates=(mechanics.coordinates, values), attrs={"kinematics": "given", "log": motion.attrs.get("log", "")}), line
+    )
+
+
+def _fitted_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics, accuracy: float, weights: dict[str, float]) -> xr.Dataset:
+    names = [str(n) for n in motion["marker"].values]
+    for name in weights:
+        if name not in names:
+            raise UnknownNameError("marker", name, names, "in the recording")
+    shared = [n for n in names if n in set(mechanics.markers)]
+    if len(shared) < MIN_MARKERS:
+        raise InputError(_too_few(names, shared, mechanics.markers))
+    positions = motion["marker_position"].sel(marker=shared).values
+    fit = fit_markers(mechanics, motion["time"].values, shared, positions, np.array([weights.get(n, 1.0) for n in shared]), accuracy)
+    return _as_motion(motion, mechanics, shared, fit)
+
+
+def _as_motion(motion: xr.Dataset, mechanics: OpenSimMechanics, shared: list[str], fit: MarkerFit) -> xr.Dataset:
+    mean, worst = float(np.nanmean(fit.rms)), float(np.nanmax(fit.rms))
+    if mean > LARGE_MARKER_ERROR:
+        warnings.warn(
+            f"the model's markers stay {1e3 * mean:.0f} mm from the measured ones on average (at worst {1e3 * worst:.0f} mm in one frame); "
+            "check units, axes, marker names and whether the model is scaled to this person",
+            DataWarning,
+            stacklevel=4,
+        )
+    line = f"inverse kinematics of {len(shared)} markers: rms {1e3 * mean:.1f} mm, at worst {1e3 * worst:.1f} mm"
+    line += f"; {fit.bridged} frame(s) bridged, {fit.masked} masked"
+    if fit.never_seen:
+        line += f"; at the model's default, since no marker tells: {', '.join(fit.never_seen)}"
+    if mechanics.other_constraints:
+        line += f"; constraints not heeded: {', '.join(mechanics.other_constraints)}"
+    attrs = {"kinematics": "fitted", "marker_rms_mean": mean, "marker_rms_max": worst, "log": motion.attrs.get("log", "")}
+    return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), attrs=attrs), line)
+
+
+def _too_few(names: list[str], shared: list[str], known: tuple[str, ...]) -> str:
+    missing = [n for n in names if n not in shared][:3]
+    nearest = " ".join(f"'{name}': {suggest(name, known)}" for name in missing)
+    found = f"only {len(shared)} of {len(names)} markers are the model's, at least {MIN_MARKERS} are needed"
+    return f"{found}; {nearest} Rename them, or strip their prefix when reading"
+
+
+def _content_key(motion: xr.Dataset, mechanics: OpenSimMechanics, accuracy: float, weights: Mapping[str, float] | None) -> str:
+    digest = hashlib.sha256(mechanics.native.dump().encode())
+    for part in (motion["time"].values, motion["marker_position"].values):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(repr((motion["marker"].values.tolist(), accuracy, sorted((weights or {}).items()))).encode())
+    return digest.hexdigest()

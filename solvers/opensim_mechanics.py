@@ -83,6 +83,8 @@ class OpenSimMechanics:
     default_values, bounds, locked
         For each coordinate its default, its lower and upper limit ``(coordinate, 2)`` (infinite where it is not clamped), and
         whether the model holds it fixed.
+    native
+        The clone, without its forces.
     other_constraints
         Names of enforced constraints that are not such couplings; nothing here heeds them.
     """
@@ -91,17 +93,17 @@ class OpenSimMechanics:
         self._opensim = import_opensim()
         try:
             with silenced():
-                self._model = native_model.clone()
-                self.excluded_forces = strip_forces(self._model)
-                self._state = self._model.initSystem()
+                self.native = native_model.clone()
+                self.excluded_forces = strip_forces(self.native)
+                self._state = self.native.initSystem()
         except RuntimeError as error:
             raise SolverError(f"OpenSim cannot build the model '{native_model.getName()}': {error}") from error
-        self._matter = self._model.getMatterSubsystem()
+        self._matter = self.native.getMatterSubsystem()
         self._known_stations: dict[tuple[str, ...], tuple[list[Any], Any, Any]] = {}
         self._read_names()
         self._read_couplings()
         self._read_bodies()
-        self.root_coordinates, self.root_body = find_root(self._model)
+        self.root_coordinates, self.root_body = find_root(self.native)
         self.foot_bodies = find_feet(self.bodies)
 
     def inverse_dynamics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, loads: Sequence[BodyLoad] = ()) -> FloatArray:
@@ -118,7 +120,7 @@ class OpenSimMechanics:
         out = np.full(np.shape(q), np.nan)
         zero, residual = self._opensim.Vector(len(self.coordinates), 0.0), self._opensim.Vector()
         for frame, udot in self._frames(q, qd, qdd):
-            gravity = self._model.getGravityBodyForces(self._state)
+            gravity = self.native.getGravityBodyForces(self._state)
             self._matter.calcResidualForceIgnoringConstraints(self._state, zero, gravity, self._vector(udot), residual)
             force = residual.to_numpy()
             if loads:
@@ -208,7 +210,7 @@ class OpenSimMechanics:
         markers, mobods, stations = self._stations(tuple(names))
         jacobian = self._opensim.Matrix()
         self._state.setQ(self._vector(np.asarray(q, float)[self._tree]))
-        self._model.realizePosition(self._state)
+        self.native.realizePosition(self._state)
         self._matter.calcStationJacobian(self._state, mobods, stations, jacobian)
         derivative = np.empty((len(markers), 3, len(self.coordinates)))
         derivative[:, :, self._tree] = jacobian.to_numpy().reshape(len(markers), 3, -1)
@@ -239,16 +241,16 @@ class OpenSimMechanics:
         return slopes
 
     def _read_names(self) -> None:
-        kinds, markers = coordinate_kinds(self._model), self._model.getMarkerSet()
+        kinds, markers = coordinate_kinds(self.native), self.native.getMarkerSet()
         self.coordinates = tuple(kinds)
         self.units = tuple("N" if kind == "translational" else "N m" for kind in kinds.values())
         self.markers = tuple(str(markers.get(i).getName()) for i in range(markers.getSize()))
-        coordinates = [self._model.getCoordinateSet().get(name) for name in self.coordinates]
+        coordinates = [self.native.getCoordinateSet().get(name) for name in self.coordinates]
         self.default_values = np.array([c.getDefaultValue() for c in coordinates], float)
         self.locked = np.array([c.getDefaultLocked() or c.getDefaultIsPrescribed() for c in coordinates], bool)
         limits = [(c.getRangeMin(), c.getRangeMax()) if c.getDefaultClamped() else (-np.inf, np.inf) for c in coordinates]
         self.bounds = np.array(limits, float).reshape(-1, 2)
-        order = self._model.getCoordinateNamesInMultibodyTreeOrder()
+        order = self.native.getCoordinateNamesInMultibodyTreeOrder()
         tree = [order.getElt(i) for i in range(order.size())]
         if sorted(tree) != sorted(self.coordinates) or self._state.getNU() != len(tree):
             raise SolverError(
@@ -257,7 +259,7 @@ class OpenSimMechanics:
         self._tree = np.array([self.coordinates.index(name) for name in tree], dtype=int)
 
     def _read_couplings(self) -> None:
-        constraints = self._model.getConstraintSet()
+        constraints = self.native.getConstraintSet()
         self._couplings: list[tuple[int, int, Any, float]] = []
         self.other_constraints: list[str] = []
         for constraint in (constraints.get(i) for i in range(constraints.getSize())):
@@ -272,7 +274,7 @@ class OpenSimMechanics:
                 self.other_constraints.append(str(constraint.getName()))
 
     def _read_bodies(self) -> None:
-        body_set = self._model.getBodySet()
+        body_set = self.native.getBodySet()
         bodies = [body_set.get(i) for i in range(body_set.getSize())]
         self.bodies = tuple(str(b.getName()) for b in bodies)
         self._native_bodies = dict(zip(self.bodies, bodies, strict=True))
@@ -280,11 +282,11 @@ class OpenSimMechanics:
         self._centers = np.array([b.getMassCenter().to_numpy() for b in bodies])
         self._inertias = np.array([_inertia_matrix(b.getInertia()) for b in bodies])
         self.mass = float(self._masses.sum())
-        self.gravity = self._model.getGravity().to_numpy().astype(float)
+        self.gravity = self.native.getGravity().to_numpy().astype(float)
 
     def _require_root(self) -> None:
         if not self.root_coordinates:
-            raise InputError(f"the model '{self._model.getName()}' has no body that moves freely in ground; give a model whose pelvis does")
+            raise InputError(f"the model '{self.native.getName()}' has no body that moves freely in ground; give a model whose pelvis does")
 
     def _mobod(self, body: str) -> int:
         if body not in self._native_bodies:
@@ -295,7 +297,7 @@ class OpenSimMechanics:
         for name in names:
             if name not in self.markers:
                 raise UnknownNameError("marker", name, self.markers, "in this model")
-        marker_set = self._model.getMarkerSet()
+        marker_set = self.native.getMarkerSet()
         return [marker_set.get(name) for name in names]
 
     def _stations(self, names: tuple[str, ...]) -> tuple[list[Any], Any, Any]:
@@ -321,7 +323,7 @@ class OpenSimMechanics:
         for frame in np.flatnonzero(finite):
             self._state.setQ(self._vector(position[frame]))
             self._state.setU(self._vector(velocity[frame]))
-            self._model.realizeVelocity(self._state)
+            self.native.realizeVelocity(self._state)
             yield int(frame), acceleration[frame]
 
     def _in_tree_order(self, values: ArrayLike) -> FloatArray:
