@@ -55,6 +55,9 @@ METRICS = {
 }
 """Columns of the table: heading and digits."""
 
+FLOOR = ("residual_force", "residual_moment")
+"""Columns of what the reference's root carries."""
+
 _MARGIN = 0.5
 _FEET = ("right", "left")
 
@@ -175,11 +178,28 @@ class Evaluation:
         return self.table([f"torque_{joint}" for joint in scoring.JOINTS])
 
     def to_markdown(self) -> str:
-        """The table and, below it, torque errors by joint: a line per activity and solver, ``mean [low, high]``, ``-`` where there is nothing to say."""
+        """The table, torque errors by joint, and what the references leave unexplained: ``mean [low, high]``, ``-`` where there is nothing to say."""
         joints = {f"torque_{joint}": (joint, 3) for joint in scoring.JOINTS}
-        return f"{self._markdown(METRICS)}\nMean absolute torque error by joint, Nm/kg:\n\n{self._markdown(joints)}"
+        return (
+            f"{self._markdown(METRICS)}\nMean absolute torque error by joint, Nm/kg:\n\n{self._markdown(joints, keep_empty=False)}"
+            f"\nWhat the root carries in the references, with plates:\n\n{self._floor_markdown()}"
+        )
 
-    def _markdown(self, metrics: Mapping[str, tuple[str, int]]) -> str:
+    def noise_floor(self) -> list[Summary]:
+        """Force [N/kg] and moment [N m/kg] that plates leave on the root of the references, by activity: no error below these means anything."""
+        solver = self.rows[0]["solver"]
+        return [self._summary(a, solver, metric) for a, s in self._cells() if s == solver for metric in FLOOR]
+
+    def _floor_markdown(self) -> str:
+        found = {(s.activity, s.metric): s for s in self.noise_floor()}
+        lines = ["| activity | people | force, N/kg | moment, Nm/kg |", "| --- | ---: | ---: | ---: |"]
+        for activity in dict.fromkeys(a for a, _ in found):
+            force, moment = (found[activity, metric] for metric in FLOOR)
+            if force.people:
+                lines.append(f"| {activity} | {force.people} | {_cell(force, 2)} | {_cell(moment, 2)} |")
+        return "\n".join(lines) + "\n"
+
+    def _markdown(self, metrics: Mapping[str, tuple[str, int]], keep_empty: bool = True) -> str:
         heading = ["activity", "solver", "people", "trials (failed)", *(label for label, _ in metrics.values())]
         lines = ["| " + " | ".join(heading) + " |", "|" + "|".join([" --- "] * 2 + [" ---: "] * (len(heading) - 2)) + "|"]
         previous = ""
@@ -189,6 +209,8 @@ class Evaluation:
             first = cells[0]
             trials = f"{first.trials}" + (f" ({first.failed})" if first.failed else "")
             people = max(c.people for c in cells)
+            if not (people or keep_empty):
+                continue
             lines.append("| " + " | ".join([activity if activity != previous else "", solver, str(people) if people else "-", trials, *told]) + " |")
             previous = activity
         return "\n".join(lines) + "\n"
@@ -207,7 +229,7 @@ class Evaluation:
         return [(a, s) for a in activities for s in solvers]
 
     def _summary(self, activity: str, solver: str, metric: str) -> Summary:
-        rows = [r for r in self.rows if r["activity"] == activity and r["solver"] == solver and r["status"] != "absent"]
+        rows = [r for r in self.rows if r["activity"] == activity and r["solver"] == solver and (r["status"] != "absent" or metric in FLOOR)]
         by_person: dict[str, list[float]] = {}
         for row in rows:
             value = row.get(metric, math.nan)
@@ -572,7 +594,18 @@ def _identity(reference: Reference, solver: str, truth: scoring.Truth) -> Row:
         "solver": solver,
         "frames": int(truth.valid.sum()),
         "frames_torque": 0 if truth.valid_torque is None else int(truth.valid_torque.sum()),
+        **_residual(reference),
     }
+
+
+def _residual(reference: Reference) -> dict[str, float]:
+    """Mean size of the force [N/kg] and the moment [N m/kg] on the root of a reference."""
+    ds = reference.dataset
+    if "root_residual_force" not in ds or "root_residual_moment" not in ds or not ds["valid_id"].values.any():
+        return {}
+    used = ds["valid_id"].values.astype(bool)
+    names = ("root_residual_force", "root_residual_moment")
+    return {f: float(np.linalg.norm(ds[n].values[used], axis=1).mean()) / reference.mass for f, n in zip(FLOOR, names, strict=True)}
 
 
 def _solution(reference: Reference, truth: scoring.Truth, solver: str, trial: Trial | Exception | None, plan: Plan) -> scoring.Solution | None:

@@ -301,6 +301,15 @@ def test_table_shows_what_is_absent_and_what_failed() -> None:
     assert len({line.count("|") for line in lines[:4]}) == 1
 
 
+def test_what_plates_leave_on_the_root_is_told_even_where_no_solver_ran() -> None:
+    rows = [
+        {"activity": "walk", "person": p, "solver": "x", "status": "absent", "residual_force": f, "residual_moment": 0.25} for p, f in (("a", 0.5), ("b", 1.5))
+    ]
+    found = Evaluation(rows)
+    assert [s.mean for s in found.noise_floor()] == [1.0, 0.25]
+    assert "| walk | 2 | 1.00 [0.50, 1.50] | 0.25 [0.25, 0.25] |" in found.to_markdown()
+
+
 def test_csv_holds_every_row(tmp_path: Path) -> None:
     write_reference(tmp_path, "a")
     write_reference(tmp_path, "child", activity="child_walk", torque=False)
