@@ -161,6 +161,22 @@ def resample(time: ArrayLike, values: ArrayLike, new_time: ArrayLike, degree: in
     return result
 
 
+def resample_stretches(time: ArrayLike, values: ArrayLike, new_time: ArrayLike) -> FloatArray:
+    """As :func:`resample` with degree 3, but for values with gaps: each stretch by its own spline, NaN in between.
+
+    A stretch of fewer than four samples is joined by straight lines, as OpenSim does.
+    """
+    t, x, new = np.asarray(time, float), np.asarray(values, float), np.asarray(new_time, float)
+    out = np.full((len(new), *x.shape[1:]), np.nan)
+    for stretch in finite_stretches(x):
+        inside = (new >= t[stretch.start] - 1e-9) & (new <= t[stretch.stop - 1] + 1e-9)
+        if inside.any():
+            count = stretch.stop - stretch.start
+            at = np.clip(new[inside], t[stretch.start], t[stretch.stop - 1])
+            out[inside] = resample(t[stretch], x[stretch], at, 3 if count > 3 else 1) if count > 1 else x[stretch]
+    return out
+
+
 def _smooth_stretch(time: FloatArray, values: FloatArray, cutoff_hz: float | None) -> FloatArray:
     from scipy.interpolate import make_interp_spline
 
