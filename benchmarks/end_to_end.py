@@ -25,12 +25,17 @@ from unittest.mock import patch
 
 CUTOFF_HZ = 6.0
 
-PARTS = {
-    "inverse kinematics": ("imdy_plugin.solvers.kinematics", "coordinates_of"),
-    "smoothing": ("imdy_plugin.solvers.kinematics", "smooth"),
-    "network": ("imdy_plugin.solvers.imdys.solver", "predict"),
-    "inverse dynamics": ("imdy_plugin.solvers.opensim_mechanics.OpenSimMechanics", "inverse_dynamics"),
-}
+_MECHANICS = "imdy_plugin.solvers.opensim_mechanics.OpenSimMechanics"
+
+PARTS = (
+    ("inverse kinematics", "imdy_plugin.solvers.kinematics", "coordinates_of"),
+    ("smoothing", "imdy_plugin.solvers.kinematics", "smooth"),
+    ("network", "imdy_plugin.solvers.imdys.network", "load_network"),
+    ("network", "imdy_plugin.solvers.imdys.features", "compute_features"),
+    ("network", "imdy_plugin.solvers.imdys.prediction", "predict"),
+    ("ground wrench", _MECHANICS, "ground_wrench"),
+    ("inverse dynamics", _MECHANICS, "inverse_dynamics"),
+)
 """Functions that are timed inside a solve, by part."""
 
 
@@ -81,10 +86,9 @@ def time_solve(case: Case, solver: str, folder: Path) -> dict[str, float]:
     options = {"cutoff_hz": CUTOFF_HZ} if "cutoff_hz" in known else {}
     with ExitStack() as stack:
         stack.enter_context(watch.part("rest"))
-        for part, (owner, name) in PARTS.items():
+        for part, owner, name in PARTS:
             holder = find(owner)
-            if holder is not None and hasattr(holder, name):
-                stack.enter_context(patch.object(holder, name, watch.timed(part, getattr(holder, name))))
+            stack.enter_context(patch.object(holder, name, watch.timed(part, getattr(holder, name))))
         with watch.part("reading"):
             trial = api.load_trial(case.model, case.markers)
         result = api.run_solver(solver, trial, options)
@@ -126,24 +130,16 @@ def time_opensim(case: Case, folder: Path) -> dict[str, float]:
 
 
 def forget_kinematics() -> None:
-    """Make the next solve pay for its inverse kinematics and its reading of weights."""
-    for owner in ("imdy_plugin.solvers.kinematics", "imdy_plugin.solvers.imdys.solver", "imdy_plugin.solvers.imdys.network"):
-        holder = find(owner)
-        for item in vars(holder).values() if holder is not None else ():
-            if callable(getattr(item, "cache_clear", None)):
-                item.cache_clear()
+    """Make the next solve pay for its own inverse kinematics."""
+    from imdy_plugin.solvers import kinematics
+
+    kinematics._cache.clear()
 
 
 def find(dotted: str) -> Any:
-    """A module, or a class in one; None where it does not exist."""
-    try:
-        return import_module(dotted)
-    except ImportError:
-        module, _, name = dotted.rpartition(".")
-        try:
-            return getattr(import_module(module), name, None)
-        except ImportError:
-            return None
+    """A module, or a class in one."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(import_module(module), name) if name[0].isupper() else import_module(dotted)
 
 
 def make_case(model: Path | None, markers: Path | None, folder: Path) -> Case:
