@@ -10,7 +10,7 @@ Every function works on plain arrays; :func:`sole_motion` is the only one that n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +68,10 @@ class ContactThresholds:
         Shortest contact and shortest gap [s] that are believed.
     """
 
-    height: float = 0.03
-    speed: float = 0.6
+    height: float = 0.045
+    speed: float = 1.1
     on: float = 0.5
-    off: float = 0.3
+    off: float = 0.5
     shortest: float = 0.06
 
 
@@ -147,36 +147,46 @@ def sole_motion(mechanics: OpenSimMechanics, q: Array, qd: Array) -> tuple[Array
     return np.stack(positions, axis=1), np.stack(velocities, axis=1)
 
 
-def floor_height(height: Array, quantile: float = 0.05) -> float:
-    """Estimate the height of the floor [m] from the heights of sole points.
+def resting_height(height: Array, quantile: float = 0.05, spread: float = 0.03) -> Array:
+    """Estimate how high each sole point is above the ground frame's origin when it stands [m].
 
-    The floor is where the lowest sole point mostly is: the median of the lowest point's height over the frames in which it is within
-    three centimetres of its lowest value, that value taken at ``quantile`` so that a few bad frames do not decide.
-
-    Parameters
-    ----------
-    height
-        Heights of sole points [m], time first, any further dimensions.
-    quantile
-        Part of the frames that may lie lower.
-    """
-    lowest = np.nanmin(height.reshape(len(height), -1), axis=1)
-    bottom = float(np.nanquantile(lowest, quantile))
-    near = lowest[np.abs(lowest - bottom) < 0.03]
-    return float(np.median(near)) if near.size else bottom
-
-
-def ground_velocity(height: Array, velocity: Array, floor: float, thresholds: ContactThresholds | None = None) -> Array:
-    """Estimate the horizontal velocity of the ground [m/s] as the one that low sole points most often have.
+    Feet of models are pitched against the real soles and shoes have heels, so points of one foot do not rest at one height: each has
+    its own, the low ``quantile`` of its heights. A foot that never comes down is held to the other one: the same point of two feet rests
+    within ``spread``.
 
     Parameters
     ----------
     height
         Heights of sole points [m], ``(time, foot, point)``.
+    quantile
+        Part of the frames in which a point may lie lower.
+    spread
+        Largest believed difference between two feet [m].
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(foot, point)``.
+    """
+    own = np.nanquantile(height, quantile, axis=0)
+    lowest = own.min(axis=0, keepdims=True)
+    return np.where(own - lowest > spread, lowest, own)
+
+
+def floor_height(height: Array) -> float:
+    """Estimate the height of the floor [m] from the heights of sole points ``(time, foot, point)``: the middle of where they rest."""
+    return float(np.median(resting_height(height)))
+
+
+def ground_velocity(height: Array, velocity: Array, thresholds: ContactThresholds | None = None) -> Array:
+    """Estimate the horizontal velocity of the ground [m/s] as the one that low sole points most often have.
+
+    Parameters
+    ----------
+    height
+        Heights of sole points above where they rest [m], ``(time, foot, point)``.
     velocity
         Their velocities [m/s], ``(time, foot, point, 3)``.
-    floor
-        Height of the floor [m].
     thresholds
         When a point is low; by default :class:`ContactThresholds`.
 
@@ -186,11 +196,11 @@ def ground_velocity(height: Array, velocity: Array, floor: float, thresholds: Co
         ``(3,)``, vertical component zero; zero below walking pace of a very slow belt (0.25 m/s), which is a person at rest.
     """
     limits = thresholds or ContactThresholds()
-    low = (height - floor < limits.height) & (np.abs(velocity[..., 1]) < limits.speed)
+    low = (height < limits.height) & (np.abs(velocity[..., 1]) < limits.speed / 2)
     candidates = velocity[low][:, [0, 2]]
     if not len(candidates):
         return np.zeros(3)
-    mode = _densest(candidates, limits.speed / 2)
+    mode = _densest(candidates, limits.speed / 4)
     return np.array([mode[0], 0.0, mode[1]]) if np.hypot(*mode) > 0.25 else np.zeros(3)
 
 
@@ -205,17 +215,43 @@ def _densest(points: Array, width: float, count: int = 2000) -> Array:
     return np.asarray(center)
 
 
-def contact_score(height: Array, velocity: Array, floor: float | Array, ground: Array, thresholds: ContactThresholds | None = None) -> Array:
+def detect_contact(time: Array, position: Array, velocity: Array, thresholds: ContactThresholds | None = None, floor: float | None = None) -> Contact:
+    """Find when each foot touches the ground.
+
+    Parameters
+    ----------
+    time
+        ``(time,)`` [s].
+    position, velocity
+        Of sole points in ground [m], [m/s], ``(time, foot, point, 3)``, as :func:`sole_motion` gives them.
+    thresholds
+        By default :class:`ContactThresholds`.
+    floor
+        Height of the floor [m] where it is known; then points that rest higher do not touch.
+
+    Returns
+    -------
+    Contact
+    """
+    limits = thresholds or ContactThresholds()
+    rest = resting_height(position[..., 1])
+    height = float(np.median(rest)) if floor is None else floor
+    above = position[..., 1] - np.minimum(rest, height + limits.height)
+    ground = ground_velocity(above, velocity, limits)
+    score = contact_score(above, velocity, ground, limits)
+    touching = np.stack([hysteresis(score[:, foot].max(axis=1), time, limits) for foot in range(score.shape[1])], axis=1)
+    return Contact(touching, np.where(touching[..., None], score, 0.0), height, ground)
+
+
+def contact_score(height: Array, velocity: Array, ground: Array, thresholds: ContactThresholds | None = None) -> Array:
     """Score between 0 and 1 how surely each sole point touches, ``(time, foot, point)``.
 
-    A product of two smooth steps, one in the height above the floor, one in the speed relative to the ground.
+    A product of two smooth steps, one in the height, one in the speed relative to the ground.
 
     Parameters
     ----------
     height, velocity
-        Of sole points [m], [m/s].
-    floor
-        Height of the floor [m].
+        Of sole points, above where they rest [m], [m/s].
     ground
         Velocity of the ground [m/s], ``(3,)``.
     thresholds
@@ -223,7 +259,7 @@ def contact_score(height: Array, velocity: Array, floor: float | Array, ground: 
     """
     limits = thresholds or ContactThresholds()
     speed = np.linalg.norm(velocity - ground, axis=-1)
-    return _fall((height - floor) / limits.height) * _fall(speed / limits.speed)
+    return _fall(height / limits.height) * _fall(speed / limits.speed)
 
 
 def _fall(ratio: Array) -> Array:

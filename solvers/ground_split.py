@@ -95,7 +95,8 @@ def spread_pressure(target: Array, points: Array, score: Array) -> Array:
     wanted[0] = _EXACT
     share = np.zeros(len(score))
     share[used] = nnls(matrix, wanted)[0]
-    return share / share.sum()
+    spread: Array = share / share.sum()
+    return spread
 
 
 def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot: Array | None = None) -> FootLoads:
