@@ -31,7 +31,7 @@ SHORTEST_SWING = 0.1
 
 _ARRAY = NDArray[np.float64]
 _FORCE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_force(?:_?(?P<after>.+?))??_?(?P<kind>[vpm])(?P<axis>[xyz])", re.IGNORECASE)
-_TORQUE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_(?:torque|moment)(?:_?(?P<after>.+?))??_?(?P<axis>[xyz])", re.IGNORECASE)
+_TORQUE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_(?:torque|moment)(?:_?(?P<after>.+?))??(?:_m|_)?(?P<axis>[xyz])", re.IGNORECASE)
 _SIDES = {"r": "calcn_r", "right": "calcn_r", "l": "calcn_l", "left": "calcn_l"}
 _GROUND = ("ground", "/ground")
 _NOTHING = ("", "unassigned")
@@ -79,9 +79,8 @@ def read_external_loads(path: str | os.PathLike[str], *, folders: Sequence[str |
     root = parse_xml(file)
     loads = root if root.tag == "ExternalLoads" else root.find(".//ExternalLoads")
     if loads is None:
-        raise FileFormatError(
-            file, f"holds no ExternalLoads, but '{' > '.join([root.tag, *(c.tag for c in root)][:2])}'", "give the external loads file, not the tool's setup"
-        )
+        held = " > ".join([root.tag, *(child.tag for child in root)][:2])
+        raise FileFormatError(file, f"holds no ExternalLoads, but {held}", "give the external loads file, not the tool's setup")
     forces = tuple(_external_force(file, element) for element in _force_elements(loads) if _applies(element))
     if not forces:
         raise FileFormatError(file, "ExternalLoads holds no force that is switched on", "list each foot's ExternalForce under <objects>")
@@ -227,7 +226,7 @@ def check_zero_load(forces: xr.Dataset) -> None:
         level = float(np.median(vertical[size <= np.quantile(size, 0.1)]))
         near = vertical[np.abs(vertical - level) < 5.0]
         if 5.0 < abs(level) < LOADED_FORCE and near.size >= 0.1 * vertical.size and near.std() < 2.0:
-            text = f"the vertical force on '{body}' stays near {level:.1f} N in {near.size} of {vertical.size} frames, its lowest"
+            text = f"the vertical force on '{body}' stays near {np.median(near):.1f} N in {near.size} of {vertical.size} frames, its lowest"
             warnings.warn(f"{text}; zero the plate or subtract the offset", DataWarning, stacklevel=2)
 
 
@@ -352,7 +351,11 @@ def _column_sets(table: Table) -> dict[str, tuple[str, str, str]]:
         if match:
             mark = "_".join(part for part in (match["before"], match["after"]) if part)
             found.setdefault(mark, {}).setdefault(kind, name[:-1])
-    return {mark: (parts["v"], parts["p"], parts.get("m", "")) for mark, parts in found.items() if "v" in parts and "p" in parts}
+    stray = [f"{parts[kind]}x" for parts in found.values() if not {"v", "p"} <= set(parts) for kind in parts]
+    if stray:
+        text = f"{table.path}: columns {', '.join(stray)} (and y, z) look like ground forces, but force and point do not both go with them; left out"
+        warnings.warn(text, DataWarning, stacklevel=5)
+    return {mark: (parts["v"], parts["p"], parts.get("m", "")) for mark, parts in found.items() if {"v", "p"} <= set(parts)}
 
 
 def _bodies_by_mark(table: Table, marks: list[str]) -> list[str]:

@@ -223,7 +223,7 @@ def test_writing_needs_to_know_which_coordinates_are_rotations(tmp_path: Path) -
         ("arnold_2013_walking/subject01/walk2/ik/*.mot", "arnold_2013_walking/subject01/subject01.osim"),
         ("dorn_2012_running_sprint/jog_ik.mot", "dorn_2012_running_sprint/*.osim"),
         ("bmc_walk_run/opensim/*/IK/results/ik_output_run.mot", "bmc_walk_run/opensim/*/*.osim"),
-        ("opensim_models_pipelines/Gait10dof18musc/OutputReference/IK/subject01_walk_IK.mot", "opensim_models_pipelines/Gait10dof18musc/*.osim"),
+        ("opensim_models_pipelines/Gait10dof18musc/OutputReference/IK/subject01_walk_IK.mot", "opensim_models_pipelines/Gait10dof18musc/**/*.osim"),
     ],
 )
 def test_coordinates_of_the_recordings_read_as_human_angles(data_dir: Path, file: str, osim: str) -> None:
