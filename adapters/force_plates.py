@@ -36,7 +36,7 @@ _LONGEST_DROPOUT = 0.01
 _LOW, _SLOW, _STANDING = 0.03, 0.8, 0.4
 _EDGE = 0.04
 _WIDEN = 0.04
-_FARTHEST = 0.25
+_FARTHEST, _NEAR = 0.25, 0.15
 _CLEAR_SHARE, _SHARED_SHARE = 0.9, 0.1
 
 
@@ -130,7 +130,7 @@ def _per_plate(file: C3dFile, parameter: str, index: int, count: int, size: int)
     flat = values.ravel(order="F")
     if flat.size < size * count:
         raise FileFormatError(file.path, f"FORCE_PLATFORM:{parameter} holds {flat.size} values for {count} plates", "export it again")
-    return flat.reshape(-1, values.shape[-1] if values.ndim > 1 else count, order="F")[:size, index]
+    return np.asarray(flat.reshape(-1, values.shape[-1] if values.ndim > 1 else count, order="F")[:size, index])
 
 
 def _channels(file: C3dFile, index: int, count: int, kind: int, metres: float) -> tuple[Array, float]:
@@ -160,7 +160,7 @@ def _factors(kind: int, units: Sequence[str], moment: float, metres: float) -> A
 
 def _calibration(file: C3dFile, index: int, count: int, moment: float) -> Array:
     matrix = _per_plate(file, "CAL_MATRIX", index, count, 36).reshape(6, 6, order="F")
-    return matrix * np.array([1.0, 1.0, 1.0, moment, moment, moment])[:, None]
+    return np.asarray(matrix * np.array([1.0, 1.0, 1.0, moment, moment, moment])[:, None])
 
 
 def plate_wrench(kind: int, channels: Array, origin: Array) -> tuple[Array, Array]:
@@ -299,7 +299,7 @@ def assign_plates_to_feet(
     """Ground force per foot, from plates that do not know whose foot stands on them.
 
     Each contact goes to the foot whose markers are nearest to the centre of pressure and low. Where both feet stand on
-    one plate at once the shares cannot be told apart: that contact is NaN for both feet. Where a foot stands beside the plates,
+    one plate at once the shares cannot be told apart: while they do, both feet's force is NaN. Where a foot stands beside the plates,
     wholly or in part, its force is NaN.
 
     Parameters
@@ -337,12 +337,12 @@ def assign_plates_to_feet(
     notes = []
     for plate in plates:
         for start, stop in _runs(plate.contact):
-            foot, why = _whose(plate, slice(start, stop), tracks)
-            if foot is not None:
-                sums[foot].add(plate, slice(start, stop))
-            elif why:
+            owners, why = _owners(plate, slice(start, stop), tracks)
+            for i, total in enumerate(sums):
+                total.add(plate, start + np.flatnonzero(owners == i))
+            unknown[start:stop] |= (owners == _UNKNOWN)[:, None]
+            if why:
                 notes.append(f"{plate.name} {time[start]:.2f}-{time[stop - 1]:.2f} s: {why}")
-                unknown[start:stop] |= "no foot" not in why
     for i, track in enumerate(tracks):
         unknown[:, i] |= _beside_plates(track, plates, time)
     partly = [b for i, b in enumerate(feet) if (unknown[:, i] & (sums[i].force[:, 1] > 0)).any()]
@@ -392,28 +392,38 @@ class _Foot:
 
 
 def _nanmin(values: Array) -> Array:
-    return np.min(np.where(np.isnan(values), np.inf, values), axis=1)
+    return np.asarray(np.min(np.where(np.isnan(values), np.inf, values), axis=1))
 
 
-def _whose(plate: Plate, span: slice, feet: Sequence[_Foot]) -> tuple[int | None, str]:
-    every = max(1, (span.stop - span.start) // 200)
-    samples = np.arange(span.start, span.stop, every)
-    time, point, weight = plate.time[samples], plate.center_of_pressure[samples], plate.force[samples, 1]
+_UNKNOWN, _NOBODY = -1, -2
+
+
+def _owners(plate: Plate, span: slice, feet: Sequence[_Foot]) -> tuple[NDArray[np.intp], str]:
+    """Which foot bears a contact, sample by sample (index, :data:`_UNKNOWN` or :data:`_NOBODY`), and what to warn of."""
+    time, point, weight = plate.time[span], plate.center_of_pressure[span], plate.force[span, 1]
     frames = [f.at(time) for f in feet]
     apart = np.stack([f.distance(i, point) for f, i in zip(feet, frames, strict=True)])
     nearest = np.argmin(apart, axis=0)
     usable = np.isfinite(apart.min(axis=0)) & (weight > 0)
     if not usable.any():
-        return None, "no foot markers; given to no foot"
+        return np.full(len(time), _NOBODY), "no foot markers; given to no foot"
     weight = np.where(usable, weight, 0.0) / weight[usable].sum()
     winner = int(np.bincount(nearest, weight, minlength=2).argmax())
     gap = float(np.sum(weight[usable] * apart[winner, usable]))
     if gap > _FARTHEST:
-        return None, f"no foot within {_FARTHEST} m of the centre of pressure ({gap:.2f} m); given to no foot"
-    both = weight[_both_stand(plate, feet, frames)].sum()
-    if weight[nearest == winner].sum() < _CLEAR_SHARE or both > _SHARED_SHARE:
-        return None, "both feet stand on it at once; unknown"
-    return winner, ""
+        return np.full(len(time), _NOBODY), f"no foot within {_FARTHEST} m of the centre of pressure ({gap:.2f} m); given to no foot"
+    both = _both_stand(plate, feet, frames)
+    if weight[nearest == winner].sum() >= _CLEAR_SHARE and weight[both].sum() <= _SHARED_SHARE:
+        return np.full(len(time), winner), ""
+    alone = ~_widened(both, time) & usable & (apart.min(axis=0) < _NEAR)
+    return np.where(alone, nearest, _UNKNOWN), f"both feet stand on it at once; unknown for {(~alone).mean() * (time[-1] - time[0]):.2f} s"
+
+
+def _widened(mask: NDArray[np.bool_], time: Array) -> NDArray[np.bool_]:
+    wide = mask.copy()
+    for start, stop in _runs(mask):
+        wide |= (time >= time[start] - _WIDEN) & (time <= time[stop - 1] + _WIDEN)
+    return wide
 
 
 def _both_stand(plate: Plate, feet: Sequence[_Foot], frames: Sequence[NDArray[np.intp]]) -> NDArray[np.bool_]:
@@ -421,14 +431,14 @@ def _both_stand(plate: Plate, feet: Sequence[_Foot], frames: Sequence[NDArray[np
     lowest = [np.argmin(np.where(np.isnan(f.lift[i]), np.inf, f.lift[i]), axis=1) for f, i in zip(feet, frames, strict=True)]
     inside = [_inside(plate.corners, f.position[i, k], 0.02) & (f.lift[i, k] < _LOW) for f, i, k in zip(feet, frames, lowest, strict=True)]
     against = feet[0].velocity[frames[0], lowest[0]] - feet[1].velocity[frames[1], lowest[1]]
-    return inside[0] & inside[1] & (np.linalg.norm(against[:, [0, 2]], axis=-1) < _STANDING)
+    return np.asarray(inside[0] & inside[1] & (np.linalg.norm(against[:, [0, 2]], axis=-1) < _STANDING))
 
 
 def _inside(corners: Array, point: Array, margin: float) -> NDArray[np.bool_]:
     """Whether points lie over a plate widened by a margin [m]; False where a point is missing."""
     flat = corners[:, [0, 2]]
     centre = flat.mean(axis=0)
-    inside = np.isfinite(point).all(axis=-1)
+    inside: NDArray[np.bool_] = np.asarray(np.isfinite(point).all(axis=-1))
     for a, b in zip(flat, np.roll(flat, -1, axis=0), strict=True):
         along = (b - a) / np.linalg.norm(b - a)
         outward = np.array([along[1], -along[0]])
@@ -460,12 +470,13 @@ class _Sum:
     def of(cls, samples: int) -> _Sum:
         return cls(np.zeros((samples, 3)), np.zeros((samples, 3)), np.zeros(samples))
 
-    def add(self, plate: Plate, span: slice) -> None:
-        force, point = plate.force[span], plate.center_of_pressure[span]
-        before = self.force[span, 1]
-        self.height[span] = (self.height[span] * before + point[:, 1] * force[:, 1]) / np.where(before + force[:, 1] == 0, 1.0, before + force[:, 1])
-        self.force[span] += force
-        self.moment[span] += np.cross(point, force) + plate.free_moment[span]
+    def add(self, plate: Plate, samples: NDArray[np.intp]) -> None:
+        force, point = plate.force[samples], plate.center_of_pressure[samples]
+        before = self.force[samples, 1]
+        total = before + force[:, 1]
+        self.height[samples] = (self.height[samples] * before + point[:, 1] * force[:, 1]) / np.where(total == 0, 1.0, total)
+        self.force[samples] += force
+        self.moment[samples] += np.cross(point, force) + plate.free_moment[samples]
 
     def wrench(self) -> tuple[Array, Array, Array]:
         """Force, point of application at the surface's height, and moment about the vertical through it; zero out of contact."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin.errors import FileFormatError
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError, suggest
 
 LENGTH_UNITS = {
     "m": 1.0,
@@ -85,7 +87,7 @@ def frozen_markers(names: Sequence[str], time: NDArray[np.float64], position: ND
         return {}
     still = (np.diff(position, axis=0) == 0).all(axis=-1)
     found = {}
-    for i in np.flatnonzero(still.any(axis=0)):
+    for i in map(int, np.flatnonzero(still.any(axis=0))):
         start, stop = _longest_run(still[:, i])
         if stop - start >= 10 and time[stop] - time[start] >= FROZEN_SECONDS and _median_travel(position[start : stop + 1]) > FROZEN_TRAVEL:
             found[names[i]] = (float(time[start]), float(time[stop]))
@@ -201,3 +203,203 @@ def _median_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64] | Non
     middle = np.median(seen, axis=0)
     length = np.linalg.norm(middle)
     return np.asarray(middle / length) if length > 0 else None
+
+
+_SMALLEST, _LARGEST = 0.1, 5.0
+_PLAUSIBLE = (0.3, 3.0)
+_LEG_SHARE = (0.3, 0.8)
+_CROSSED = {"heel": 0.08, "toe": 0.08, "pelvis": 0.03, "shoulder": 0.03}
+"""How far to the wrong side [m] is beyond doubt; runners cross their feet over the midline."""
+
+
+def check_markers(motion: xr.Dataset, height: float | None = None) -> None:
+    """Whether markers can be a person's, standing along y, with left and right where their names say.
+
+    Parameters
+    ----------
+    motion
+        A motion with ``marker_position``.
+    height
+        Body height [m], where known.
+
+    Raises
+    ------
+    InputError
+        The markers span what no person spans (a wrong unit), or stand along another axis than y. The message has the fix;
+        nothing is mended here.
+
+    Warns
+    -----
+    DataWarning
+        Markers of left and right are swapped, the legs do not fit ``height``, or the markers, none of which has a known
+        name, spread little along y.
+    """
+    if "marker_position" not in motion:
+        return
+    names = [str(n) for n in motion["marker"].values]
+    position = motion["marker_position"].values
+    span = _typical_span(position)
+    _check_unit(span)
+    direction = vertical_direction(names, position)
+    if direction is not None and direction[1] < 0.85:
+        raise InputError(f"the markers stand along {_signed_axis(direction)}, not along +y: {_UPRIGHT_FIX}")
+    if direction is None and not find_landmarks(names) and span[1] < 0.5 * max(span[0], span[2]):
+        text = f"the markers spread {span[1]:.2f} m along y but {max(span[0], span[2]):.2f} m across; if y is not up: {_UPRIGHT_FIX}"
+        warnings.warn(text, DataWarning, stacklevel=2)
+    if height is not None:
+        _check_height(names, position, height)
+    swapped = swapped_sides(names, position)
+    if swapped:
+        text = f"right and left are swapped (or heels and toes) by the markers of {', '.join(swapped)}; not mended, check their names"
+        warnings.warn(text, DataWarning, stacklevel=2)
+
+
+_UPRIGHT_FIX = "give a file whose y axis points up, or turn it ((x, y, z) becomes (x, z, -y) where z was up)"
+
+
+def _typical_span(position: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Extent along each axis [m] of most of the markers, median over the frames."""
+    complete: NDArray[np.bool_] = np.asarray(np.isfinite(position).all(axis=-1))
+    seen = position[complete.any(axis=1)]
+    if not len(seen):
+        raise InputError("no marker is seen in any frame")
+    low, high = np.nanpercentile(seen, [5, 95], axis=1)
+    return np.asarray(np.median(high - low, axis=0))
+
+
+def _check_unit(span: NDArray[np.float64]) -> None:
+    size = float(span.max())
+    if _SMALLEST <= size <= _LARGEST:
+        return
+    fits = [f"{u}" for u, factor in (("mm", 1e-3), ("cm", 1e-2), ("in", 0.0254), ("ft", 0.3048)) if _PLAUSIBLE[0] <= size * factor <= _PLAUSIBLE[1]]
+    fits += [f"m where the file says {u}" for u, factor in (("mm", 1e3), ("cm", 1e2)) if _PLAUSIBLE[0] <= size * factor <= _PLAUSIBLE[1]]
+    hint = f"the numbers fit a person in {' or '.join(fits)}; correct the unit in the file" if fits else "correct the unit in the file"
+    raise InputError(f"the markers span {size:.4g} m in a typical frame, which no person does; {hint}")
+
+
+def _signed_axis(direction: NDArray[np.float64]) -> str:
+    i = int(np.abs(direction).argmax())
+    return f"{'-' if direction[i] < 0 else '+'}{'xyz'[i]}"
+
+
+def _check_height(names: Sequence[str], position: NDArray[np.float64], height: float) -> None:
+    landmarks = find_landmarks(names)
+    feet = _middle(position, [i for (kind, _), at in landmarks.items() if kind in ("heel", "toe") for i in at])
+    pelvis = _middle(position, [i for (kind, _), at in landmarks.items() if kind == "pelvis" for i in at])
+    leg = (pelvis - feet)[:, 1]
+    leg = leg[np.isfinite(leg)]
+    if leg.size and not _LEG_SHARE[0] <= np.percentile(leg, 95) / height <= _LEG_SHARE[1]:
+        text = f"the pelvis is {np.percentile(leg, 95):.2f} m above the feet, which does not fit a body height of {height:g} m; is the height in metres?"
+        warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def swapped_sides(names: Sequence[str], position: NDArray[np.float64]) -> list[str]:
+    """Kinds of landmarks whose right markers lie to the left of the left ones, judged by where the toes point.
+
+    Parameters
+    ----------
+    names, position
+        Markers and their positions (time, marker, 3), y up.
+
+    Returns
+    -------
+    list of str
+        Such as ``["pelvis", "shoulder"]``; empty where sides are right or cannot be judged.
+    """
+    landmarks = find_landmarks(names)
+    middles = {key: _middle(position, at) for key, at in landmarks.items()}
+    missing = np.full((len(position), 3), np.nan)
+    pointing = [_level_unit(middles.get(("toe", s), missing) - middles.get(("heel", s), missing)) for s in ("right", "left")]
+    forward = np.nansum(pointing, axis=0)
+    rightward = _flat_unit(np.cross(forward, [0.0, 1.0, 0.0]))
+    swapped = []
+    for kind in _CROSSED:
+        apart = np.sum((middles.get((kind, "right"), missing) - middles.get((kind, "left"), missing)) * rightward, axis=1)
+        apart = apart[np.isfinite(apart)]
+        if apart.size and np.median(apart) < -_CROSSED[kind]:
+            swapped.append(kind)
+    return swapped
+
+
+def _flat_unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    flat = vectors * [1.0, 0.0, 1.0]
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.asarray(flat / np.where(length > 0, length, np.nan))
+
+
+def _level_unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Direction along the ground of feet that are nearly level; NaN of others, which point anywhere."""
+    steep = np.abs(vectors[:, 1]) > 0.5 * np.linalg.norm(vectors, axis=1)
+    return np.where(steep[:, None], np.nan, _flat_unit(vectors))
+
+
+def gap_mask(motion: xr.Dataset, longest: float) -> xr.DataArray:
+    """Where a marker is missing for too long to be filled.
+
+    Parameters
+    ----------
+    motion
+        A motion with ``marker_position``.
+    longest
+        Longest gap [s], from the last frame that is there to the next, that may be filled.
+
+    Returns
+    -------
+    xarray.DataArray
+        True (time, marker) in every frame of a longer gap, and of a gap of any length at the start or the end, where filling
+        would be holding a value.
+    """
+    time = motion["time"].values
+    missing = np.isnan(motion["marker_position"].values).any(axis=-1)
+    mask = np.zeros_like(missing)
+    for column in range(missing.shape[1]):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], missing[:, column].astype(np.int8), [0]])))
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            at_end = start == 0 or stop == len(time)
+            mask[start:stop, column] = at_end or time[stop] - time[start - 1] > longest
+    return xr.DataArray(mask, dims=("time", "marker"), coords={"time": motion["time"], "marker": motion["marker"]})
+
+
+@dataclass(frozen=True)
+class MarkerMatch:
+    """Markers of a motion against those of a model.
+
+    Attributes
+    ----------
+    pairs
+        Name in the model by name in the motion.
+    unmatched
+        Nearest names in the model, in words, by each name in the motion that the model has not.
+    """
+
+    pairs: Mapping[str, str]
+    unmatched: Mapping[str, str]
+
+
+def match_markers(names: Sequence[str], model_names: Sequence[str], *, minimum: int = 6, strip_prefix: bool = False) -> MarkerMatch:
+    """Pair the markers of a motion with those of a model by name.
+
+    Parameters
+    ----------
+    names, model_names
+        Names in the motion and in the model; only equal ones are paired.
+    minimum
+        Fewest pairs to go on with.
+    strip_prefix
+        Whether ``subject:`` in front of a motion's name is left out.
+
+    Raises
+    ------
+    InputError
+        Fewer pairs than ``minimum``; the message lists the nearest names.
+    """
+    known = set(model_names)
+    bare = {n: n.rpartition(":")[2] if strip_prefix else n for n in names}
+    pairs = {n: b for n, b in bare.items() if b in known}
+    unmatched = {n: suggest(b, known) for n, b in bare.items() if b not in known}
+    if len(pairs) < minimum:
+        prefixed = sum(n.rpartition(":")[2] in known for n in names)
+        hint = f" {prefixed} would fit without their 'subject:' prefix (strip_prefix=True)." if prefixed > len(pairs) else ""
+        listed = "; ".join(f"'{n}': {near}" for n, near in list(unmatched.items())[:8])
+        raise InputError(f"{len(pairs)} of {len(names)} markers are in the model, at least {minimum} are needed.{hint} Not in the model: {listed}")
+    return MarkerMatch(pairs, unmatched)
