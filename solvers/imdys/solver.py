@@ -131,7 +131,7 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     mechanics = OpenSimMechanics(trial.native_model)
     motion = coordinates_of(trial)
     time = np.asarray(motion["time"].values, float)
-    cutoff = auto_cutoff(motion) if options.cutoff_hz == "auto" else options.cutoff_hz
+    cutoff, reason = auto_cutoff(motion, mechanics) if options.cutoff_hz == "auto" else (options.cutoff_hz, f"{options.cutoff_hz} Hz: as asked")
     value = motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
     q, qd, qdd = smooth(time, value, cutoff)
     loads = loads.at(time)
@@ -150,7 +150,7 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
         for i, body in enumerate(mechanics.foot_bodies)
     ]
     force = mechanics.inverse_dynamics(q, qd, qdd, on_feet)
-    return new_result(
+    result = new_result(
         time,
         coordinates=mechanics.coordinates,
         generalized_force=force,
@@ -164,6 +164,7 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
         **ground,
         **_common(trial, options, features, time, loads, correction),
     )
+    return add_log(result.assign_attrs(cutoff=reason), f"imdys: coordinates low-passed at {reason}")
 
 
 def _cutoff(trial: Trial, mechanics: OpenSimMechanics) -> float:

@@ -98,8 +98,8 @@ class TrainingConfig:
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    steps: int = 1500
-    batch: int = 24
+    steps: int = 1800
+    batch: int = 16
     window_s: float = 2.0
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -333,12 +333,13 @@ def augment(batch: Batch, lenders: NDArray[np.bool_], config: TrainingConfig, ra
         out |= {name: mirror_outputs(name, out[name]) for name in config.network.heads}
     out["present"] = out["present"] & torch.from_numpy(_kept(lenders, config, random))[:, None, :]
     values = out["values"].clone()
-    values += torch.from_numpy(_errors(values.shape, config, random))
+    values += _errors(values.shape, config, random)
     size = torch.from_numpy(np.exp(config.scale * random.standard_normal((values.shape[0], 1, 1, 1))).astype(np.float32))
     values[..., :3] *= size
     values[..., 3:6] *= size.sqrt()
     out["center_of_pressure"] = out["center_of_pressure"] * size[..., 0]
-    out["values"] = _turned(values, out, config, random)
+    out["values"] = values
+    _turn(out, config, random)
     return out
 
 
@@ -355,7 +356,7 @@ def _kept(lenders: NDArray[np.bool_], config: TrainingConfig, random: np.random.
     return kept
 
 
-def _errors(shape: Sequence[int], config: TrainingConfig, random: np.random.Generator) -> NDArray[np.float32]:
+def _errors(shape: Sequence[int], config: TrainingConfig, random: np.random.Generator) -> Tensor:
     """Constant position errors and white noise in the features' units, ``(batch, time, landmark, 9)``."""
     count, _, landmarks, _ = shape
     offset = config.offset_m * random.standard_normal((count, 1, landmarks, 3))
@@ -363,31 +364,28 @@ def _errors(shape: Sequence[int], config: TrainingConfig, random: np.random.Gene
     for foot in _FEET:
         offset[:, :, foot, 1] += config.foot_height_m * random.standard_normal((count, 1, 1))
     offset[..., [0, 2]] += config.shift_m * random.standard_normal((count, 1, 1, 2))
-    noise = random.standard_normal((*shape[:3], 6), dtype=np.float32)
-    errors = np.zeros(shape, np.float32)
-    errors[..., :3] = offset / 0.5
-    errors[..., 3:6] = noise[..., :3] * (config.velocity_noise / 2.0)
-    errors[..., 6:] = noise[..., 3:] * (config.acceleration_noise / 10.0)
-    return errors
+    scales = torch.tensor([0.0] * 3 + [config.velocity_noise / 2.0] * 3 + [config.acceleration_noise / 10.0] * 3)
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(int(random.integers(2**62)))) * scales
+    noise[..., :3] = torch.from_numpy(offset / 0.5)
+    return noise
 
 
-def _turned(values: Tensor, out: Batch, config: TrainingConfig, random: np.random.Generator) -> Tensor:
-    """Turn inputs and vector targets (in ``out``) by a small constant yaw."""
+def _turn(out: Batch, config: TrainingConfig, random: np.random.Generator) -> None:
+    """Turn inputs and vector targets of ``out`` by a small constant yaw; its ``values`` are changed in place."""
+    values = out["values"]
     angle = torch.from_numpy((config.yaw_rad * random.standard_normal((values.shape[0], 1, 1))).astype(np.float32))
     cos, sin = angle.cos(), angle.sin()
 
-    def turn(x: Tensor, z: Tensor, c: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        return c * x - s * z, s * x + c * z
+    def turn(vectors: Tensor, i: int, j: int, c: Tensor, s: Tensor) -> None:
+        x, z = vectors[..., i].clone(), vectors[..., j].clone()
+        vectors[..., i], vectors[..., j] = c * x - s * z, s * x + c * z
 
-    turned = values.clone()
     for k in (0, 3, 6):
-        turned[..., k], turned[..., k + 2] = turn(values[..., k], values[..., k + 2], cos, sin)
+        turn(values, k, k + 2, cos, sin)
     for name, pairs in (("force", ((0, 2), (3, 5))), ("center_of_pressure", ((0, 1), (2, 3)))):
-        target = out[name].clone()
+        out[name] = out[name].clone()
         for i, j in pairs:
-            target[..., i], target[..., j] = turn(out[name][..., i], out[name][..., j], cos[..., 0], sin[..., 0])
-        out[name] = target
-    return turned
+            turn(out[name], i, j, cos[..., 0], sin[..., 0])
 
 
 def total_loss(outputs: Batch, batch: Batch, weights: dict[str, float]) -> Tensor:
