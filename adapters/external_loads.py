@@ -168,7 +168,9 @@ def resample_ground_force(forces: xr.Dataset, time: ArrayLike) -> xr.Dataset:
     new_time = np.asarray(time, float)
     old_time = forces["time"].values
     force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
-    held = np.stack([_hold_point(force[:, b], point[:, b]) for b in range(force.shape[1])], axis=1)
+    held = point.copy()
+    for b in range(force.shape[1]):
+        held[:, b] = _hold_point(force[:, b], point[:, b])
     force, point, moment = (_linear(old_time, values, new_time) for values in (force, held, moment))
     point[(force == 0).all(axis=-1)] = 0.0
     bodies = [str(b) for b in forces["body"].values]
@@ -249,7 +251,7 @@ def write_ground_force(forces: xr.Dataset, mot_path: str | os.PathLike[str], xml
     InputError
         There are no ground forces, or no frame is known.
     """
-    lacking = [v for v in GROUND_FORCE_VARIABLES if v not in forces]
+    lacking = [v for v in GROUND_FORCE_VARIABLES if v not in forces] or ([] if forces.sizes["body"] else ["bodies"])
     if lacking:
         raise InputError(f"there are no ground forces to write: {', '.join(lacking)} missing")
     mot, xml = Path(mot_path), Path(xml_path)

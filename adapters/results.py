@@ -44,35 +44,37 @@ def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem:
         degrees). A file of which no frame is known is left out, with a warning.
     """
     base = Path(folder)
+    id_file, ground_file = base / f"{stem}_id.sto", base / f"{stem}_grf.mot"
     files = {"netcdf": write_netcdf(result, base / f"{stem}.nc")}
-    moments = _known_frames(result, "generalized_force", base / f"{stem}_id.sto")
-    if moments is not None:
-        files["id"] = write_generalized_force(moments, base / f"{stem}_id.sto")
-    if bool(_ground_known(result).any()):
-        files["ground_force"], files["external_loads"] = write_ground_force(result, base / f"{stem}_grf.mot", base / f"{stem}_external_loads.xml")
-    else:
-        warnings.warn(f"{base / stem}_grf.mot: no frame of the ground forces is known on every body; not written", DataWarning, stacklevel=2)
+    if _is_known(result, "generalized_force", id_file):
+        files["id"] = write_generalized_force(result, id_file)
+    if result.sizes["body"] and _is_known(result, "ground_force", ground_file):
+        files["ground_force"], files["external_loads"] = write_ground_force(result, ground_file, base / f"{stem}_external_loads.xml")
     if "coordinate_value" in result:
-        coordinates = _known_frames(result, "coordinate_value", base / f"{stem}_coordinates.mot")
-        if coordinates is not None:
-            files["coordinates"] = write_coordinates(coordinates, base / f"{stem}_coordinates.mot")
+        coordinates_file = base / f"{stem}_coordinates.mot"
+        if _is_known(result, "coordinate_value", coordinates_file):
+            files["coordinates"] = write_coordinates(_known_part(result, "coordinate_value", coordinates_file), coordinates_file)
     return files
 
 
 def write_generalized_force(result: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write ``generalized_force`` [N m or N] with the column names of OpenSim's InverseDynamicsTool.
 
+    Frames that are unknown are cut: the longest span that is known is written, with a warning.
+
     Raises
     ------
     InputError
-        A value is not finite, or a unit is neither ``N m`` nor ``N``.
+        No frame is known, or a unit is neither ``N m`` nor ``N``.
     """
-    units = [str(u) for u in result["generalized_force_unit"].values]
+    file = Path(path)
+    known = _known_part(result, "generalized_force", file)
+    units = [str(u) for u in known["generalized_force_unit"].values]
     unknown = sorted(set(units) - set(_SUFFIXES))
     if unknown:
         raise InputError(f"generalized_force_unit holds {unknown}; must be 'N m' or 'N'")
-    names = id_column_names([str(c) for c in result["coordinate"].values], units)
-    return write_table(path, names, result["time"].values, result["generalized_force"].values, name="Inverse Dynamics Generalized Forces")
+    names = id_column_names([str(c) for c in known["coordinate"].values], units)
+    return write_table(file, names, known["time"].values, known["generalized_force"].values, name="Inverse Dynamics Generalized Forces")
 
 
 def id_column_names(coordinates: Sequence[str], units: Sequence[str]) -> list[str]:
@@ -101,14 +103,24 @@ def read_id_sto(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], tupl
     return table.time, names, table.values
 
 
-def _known_frames(result: xr.Dataset, variable: str, path: Path) -> xr.Dataset | None:
-    """Cut a result to the coordinates and the longest span of frames that ``variable`` knows; None where there are none."""
+def _is_known(result: xr.Dataset, variable: str, path: Path) -> bool:
+    """Whether a variable holds any frame without NaN (beside coordinates that it never holds); warns where it does not."""
+    values = result[variable].values.reshape(result.sizes["time"], -1)
+    finite = np.isfinite(values)
+    columns = finite.any(axis=0) | (variable == "ground_force")
+    known = bool(columns.any() and finite[:, columns].all(axis=1).any())
+    if not known:
+        warnings.warn(f"{path}: no frame of {variable} is known; not written", DataWarning, stacklevel=3)
+    return known
+
+
+def _known_part(result: xr.Dataset, variable: str, path: Path) -> xr.Dataset:
+    """Cut a result to the coordinates and the longest span of frames that ``variable (time, coordinate)`` knows."""
     finite = np.isfinite(result[variable].values)
     columns = finite.any(axis=0)
     span = longest_run(finite[:, columns].all(axis=1)) if columns.any() else slice(0, 0)
     if span.stop == span.start:
-        warnings.warn(f"{path}: no frame of {variable} is known; not written", DataWarning, stacklevel=3)
-        return None
+        raise InputError(f"no frame of {variable} is known; there is nothing to write to {path}")
     if not finite.all():
         warnings.warn(f"{path}: {_told(result, variable, columns, span)}", DataWarning, stacklevel=3)
     return result.isel(time=span, coordinate=np.flatnonzero(columns))
@@ -120,8 +132,3 @@ def _told(result: xr.Dataset, variable: str, columns: NDArray[np.bool_], span: s
     told = f"wrote {variable} from {time[span.start]:g} to {time[span.stop - 1]:g} s, the longest span that is known ({count})"
     lost = [str(c) for c in result["coordinate"].values[~columns]]
     return f"{told}; left out {', '.join(lost)}, known in no frame" if lost else told
-
-
-def _ground_known(result: xr.Dataset) -> NDArray[np.bool_]:
-    finite = np.isfinite(result["ground_force"].values).all(axis=(1, 2))
-    return np.asarray(finite)

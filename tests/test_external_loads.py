@@ -314,6 +314,11 @@ def test_one_frame_can_be_resampled_at_itself() -> None:
     np.testing.assert_array_equal(np.isnan(new["ground_force"].values[:, 1, 1]), [False, True])
 
 
+def test_no_forces_at_all_can_be_resampled() -> None:
+    new = resample_ground_force(motion().isel(body=[]), np.array([0.1, 0.2]))
+    assert new["ground_force"].shape == (2, 0, 3)
+
+
 def feet(swapped: bool) -> xr.DataArray:
     time = np.arange(0, 200) / 200
     right = np.stack([np.where(time < 0.5, 0.2, 1.4), 0 * time, 0 * time + 0.1], axis=-1)

@@ -133,10 +133,24 @@ def test_a_file_of_which_nothing_is_known_is_not_written(tmp_path: Path) -> None
     unknown = np.full((COUNT, 3), np.nan)
     with (
         pytest.warns(DataWarning, match=r"a_id\.sto: no frame of generalized_force is known; not written"),
-        pytest.warns(DataWarning, match=r"a_grf\.mot: no frame of the ground forces is known"),
+        pytest.warns(DataWarning, match=r"a_grf\.mot: no frame of ground_force is known; not written"),
     ):
         files = write_result_files(build(force=unknown, ground=np.full((COUNT, 2, 3), np.nan)), tmp_path, "a")
     assert set(files) == {"netcdf"}
+
+
+def test_generalized_forces_alone_are_cut_to_what_is_known_too(tmp_path: Path) -> None:
+    force = np.ones((COUNT, 3))
+    force[4] = np.nan
+    with pytest.warns(DataWarning, match="15 of 20 frames"):
+        path = write_generalized_force(build(force=force), tmp_path / "id.sto")
+    assert read_table(path).time[0] == 0.05
+    with pytest.raises(InputError, match="no frame of generalized_force is known"):
+        write_generalized_force(build(force=force * np.nan), tmp_path / "id.sto")
+
+
+def test_a_result_without_ground_forces_leaves_their_files_out(tmp_path: Path) -> None:
+    assert set(write_result_files(build().isel(body=[]), tmp_path, "a")) == {"netcdf", "id"}
 
 
 def test_an_unknown_unit_is_refused(tmp_path: Path) -> None:
