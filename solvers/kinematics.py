@@ -31,6 +31,9 @@ RUNNING_ACCELERATION = 5.0
 LARGE_MARKER_ERROR = 0.05
 """Mean marker distance [m] above which the fit is called suspicious."""
 
+LARGEST_COUPLING_ERROR = 0.1
+"""Mean distance [rad or m] of a coupled coordinate from what it is coupled to, above which it is called suspicious."""
+
 _CACHE_SIZE = 8
 _cache: OrderedDict[str, xr.Dataset] = OrderedDict()
 
@@ -236,11 +239,24 @@ def _given_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics) -> xr.Da
     coupled = mechanics.couple(values)
     derived = [i for i, name in enumerate(mechanics.coordinates) if name in followers and name not in given]
     values[:, derived] = coupled[:, derived]
+    _check_couplings(mechanics, values, coupled)
     filled = [name for name in mechanics.coordinates if name not in given]
     line = "coordinates as given" + (f"; {', '.join(filled)} from the model" if filled else "")
     return add_log(
         new_motion(motion["time"].values, coordinates=(mechanics.coordinates, values), attrs={"kinematics": "given", "log": motion.attrs.get("log", "")}), line
     )
+
+
+def _check_couplings(mechanics: OpenSimMechanics, values: FloatArray, coupled: FloatArray) -> None:
+    for follower, leader in mechanics.couplings.items():
+        off = float(np.nanmean(np.abs(values[:, follower] - coupled[:, follower])))
+        if off > LARGEST_COUPLING_ERROR:
+            warnings.warn(
+                f"coordinate '{mechanics.coordinates[follower]}' is on average {off:.3g} away from what the model couples it to "
+                f"('{mechanics.coordinates[leader]}'); is it in degrees? Leave it out to have it follow",
+                DataWarning,
+                stacklevel=5,
+            )
 
 
 def _fitted_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics, accuracy: float, weights: dict[str, float]) -> xr.Dataset:

@@ -127,7 +127,7 @@ class OpenSimMechanics:
                 jacobian = self._system_jacobian()
                 for load, row in zip(loads, rows, strict=True):
                     force = force - jacobian[row : row + 6].T @ self._load_at_origin(load, frame)
-            out[frame, self._tree] = force
+            out[frame] = self._rates().T @ force
         return out
 
     def root_wrench(self, q: ArrayLike, generalized_force: ArrayLike) -> FloatArray:
@@ -142,12 +142,11 @@ class OpenSimMechanics:
         """
         self._require_root()
         columns = [self.coordinates.index(name) for name in self.root_coordinates]
-        tree_columns = [int(np.flatnonzero(self._tree == c)[0]) for c in columns]
         row = 6 * self._mobod(self.root_body)
         tau = np.asarray(generalized_force, float)[:, columns]
         out = np.full((len(tau), 6), np.nan)
         for frame, _ in self._frames(q, np.zeros(np.shape(q)), np.zeros(np.shape(q))):
-            jacobian = self._system_jacobian()[row : row + 6, tree_columns]
+            jacobian = (self._system_jacobian()[row : row + 6] @ self._rates())[:, columns]
             spatial = np.linalg.pinv(jacobian.T) @ tau[frame]
             out[frame] = np.concatenate([spatial[3:], spatial[:3]])
         return out
@@ -209,12 +208,10 @@ class OpenSimMechanics:
         """
         markers, mobods, stations = self._stations(tuple(names))
         jacobian = self._opensim.Matrix()
-        self._state.setQ(self._vector(np.asarray(q, float)[self._tree]))
-        self.native.realizePosition(self._state)
+        self._pose_at(np.asarray(q, float))
         self._matter.calcStationJacobian(self._state, mobods, stations, jacobian)
-        derivative = np.empty((len(markers), 3, len(self.coordinates)))
-        derivative[:, :, self._tree] = jacobian.to_numpy().reshape(len(markers), 3, -1)
-        return self._locate(markers), derivative
+        derivative = jacobian.to_numpy() @ self._rates()
+        return self._locate(markers), derivative.reshape(len(markers), 3, -1)
 
     @property
     def couplings(self) -> dict[int, int]:
@@ -256,7 +253,26 @@ class OpenSimMechanics:
             raise SolverError(
                 f"the model has {len(self.coordinates)} coordinates for {self._state.getNU()} degrees of freedom; give each joint its own coordinates"
             )
-        self._tree = np.array([self.coordinates.index(name) for name in tree], dtype=int)
+        self._find_slots(coordinates, tree)
+
+    def _find_slots(self, coordinates: Sequence[Any], tree: Sequence[str]) -> None:
+        """Where each coordinate lies in the state, and how speeds follow from the coordinates' rates."""
+        before = self._state.getQ().to_numpy().copy()
+        slots = []
+        for coordinate in coordinates:
+            coordinate.setLocked(self._state, False)
+            coordinate.setClamped(self._state, False)
+            coordinate.setIsPrescribed(self._state, False)
+            coordinate.setValue(self._state, coordinate.getValue(self._state) + 0.1, False)
+            after = self._state.getQ().to_numpy().copy()
+            slots.append(int(np.argmax(np.abs(after - before))))
+            before = after
+        if len(set(slots)) != len(slots):
+            raise SolverError(f"two coordinates of the model '{self.native.getName()}' share one degree of freedom")
+        self._slots = np.array(slots, dtype=int)
+        self._permutation = np.array([[float(name == row) for name in self.coordinates] for row in tree])
+        self._pose_at(np.linspace(0.1, 0.5, len(self.coordinates)))
+        self._plain = self._state.getNQ() == self._state.getNU() and np.allclose(self._speeds_by_rates(), self._permutation)
 
     def _read_couplings(self) -> None:
         constraints = self.native.getConstraintSet()
@@ -317,24 +333,59 @@ class OpenSimMechanics:
         return self._opensim.Vector.createFromMat(np.ascontiguousarray(values))
 
     def _frames(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> Iterator[tuple[int, FloatArray]]:
-        """Realize each finite frame to velocity; yield its index and accelerations in the order of the tree."""
-        position, velocity, acceleration = (self._in_tree_order(a) for a in (q, qd, qdd))
+        """Realize each finite frame to velocity; yield its index and the accelerations of its speeds."""
+        position, velocity, acceleration = (self._checked(a) for a in (q, qd, qdd))
         finite = np.isfinite(position).all(axis=1) & np.isfinite(velocity).all(axis=1) & np.isfinite(acceleration).all(axis=1)
         for frame in np.flatnonzero(finite):
-            self._state.setQ(self._vector(position[frame]))
-            self._state.setU(self._vector(velocity[frame]))
+            if not self._plain:
+                self._pose_at(position[frame])
+            rates = self._rates()
+            self._state.setQ(self._vector(self._full(position[frame])))
+            self._state.setU(self._vector(rates @ velocity[frame]))
             self.native.realizeVelocity(self._state)
-            yield int(frame), acceleration[frame]
+            yield int(frame), rates @ (acceleration[frame] - self._rate_bias())
 
-    def _in_tree_order(self, values: ArrayLike) -> FloatArray:
+    def _checked(self, values: ArrayLike) -> FloatArray:
         array = np.asarray(values, float)
         if array.ndim != 2 or array.shape[1] != len(self.coordinates):
             raise InputError(f"coordinates have shape {array.shape}, must be (time, {len(self.coordinates)}): one column for each coordinate of the model")
-        ordered: FloatArray = array[:, self._tree]
-        return ordered
+        return array
+
+    def _full(self, q: FloatArray) -> FloatArray:
+        full = np.zeros(self._state.getNQ())
+        full[self._slots] = q
+        return full
+
+    def _pose_at(self, q: FloatArray) -> None:
+        self._state.setQ(self._vector(self._full(q)))
+        self.native.realizePosition(self._state)
+
+    def _rates(self) -> FloatArray:
+        """Speeds by the coordinates' rates ``(speed, coordinate)`` at the present pose.
+
+        One for one in the order of the tree, but for free and ball joints: their speeds are angular velocities, their
+        coordinates are Euler angles.
+        """
+        return self._permutation if self._plain else self._speeds_by_rates()
+
+    def _speeds_by_rates(self) -> FloatArray:
+        columns, speed = [], self._opensim.Vector()
+        for unit in np.eye(self._state.getNQ())[self._slots]:
+            self._matter.multiplyByNInv(self._state, False, self._vector(unit), speed)
+            columns.append(speed.to_numpy().copy())
+        return np.array(columns).T
+
+    def _rate_bias(self) -> FloatArray | float:
+        """Second derivatives of the coordinates at constant speeds ``(coordinate,)``."""
+        if self._plain:
+            return 0.0
+        bias = self._opensim.Vector()
+        self._matter.multiplyByNDot(self._state, False, self._state.getU(), bias)
+        values: FloatArray = bias.to_numpy()[self._slots]
+        return values
 
     def _system_jacobian(self) -> FloatArray:
-        """Angular and linear velocity of each body's origin per speed, ``(6 bodies, speed)``, in the order of the tree."""
+        """Angular and linear velocity of each body's origin per speed, ``(6 bodies, speed)``."""
         jacobian = self._opensim.Matrix()
         self._matter.calcSystemJacobian(self._state, jacobian)
         values: FloatArray = jacobian.to_numpy()
