@@ -208,8 +208,8 @@ def _median_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64] | Non
 _SMALLEST, _LARGEST = 0.1, 5.0
 _PLAUSIBLE = (0.3, 3.0)
 _LEG_SHARE = (0.3, 0.8)
-_CROSSED = {"heel": 0.08, "toe": 0.08, "pelvis": 0.03, "shoulder": 0.03}
-"""How far to the wrong side [m] is beyond doubt; runners cross their feet over the midline."""
+_CROSSED = 0.03
+"""How far to the wrong side [m] is beyond doubt. Feet are judged only while both are level: a runner's swinging foot crosses the midline."""
 
 
 def check_markers(motion: xr.Dataset, height: float | None = None) -> None:
@@ -310,13 +310,14 @@ def swapped_sides(names: Sequence[str], position: NDArray[np.float64]) -> list[s
     middles = {key: _middle(position, at) for key, at in landmarks.items()}
     missing = np.full((len(position), 3), np.nan)
     pointing = [_level_unit(middles.get(("toe", s), missing) - middles.get(("heel", s), missing)) for s in ("right", "left")]
+    both_level = np.isfinite(pointing).all(axis=(0, 2))
     forward = np.nansum(pointing, axis=0)
     rightward = _flat_unit(np.cross(forward, [0.0, 1.0, 0.0]))
     swapped = []
-    for kind in _CROSSED:
+    for kind in ("heel", "toe", "pelvis", "shoulder"):
         apart = np.sum((middles.get((kind, "right"), missing) - middles.get((kind, "left"), missing)) * rightward, axis=1)
-        apart = apart[np.isfinite(apart)]
-        if apart.size and np.median(apart) < -_CROSSED[kind]:
+        judged = np.isfinite(apart) & (both_level | (kind not in ("heel", "toe")))
+        if judged.mean() > 0.1 and np.median(apart[judged]) < -_CROSSED:
             swapped.append(kind)
     return swapped
 

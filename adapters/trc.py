@@ -293,7 +293,7 @@ def _check_time(path: Path, time: NDArray[np.float64], numbers: Sequence[int], r
 
 def _unround_time(path: Path, time: NDArray[np.float64], rate: float, decimals: int) -> NDArray[np.float64]:
     exact = time[0] + np.arange(len(time)) / rate
-    if np.abs(exact - time).max() <= 1.01 * 10.0**-decimals:
+    if np.abs(exact - time).max() <= min(1.01 * 10.0**-decimals, 0.2 / rate):
         return np.asarray(exact)
     if len(time) > 1:
         found = (len(time) - 1) / (time[-1] - time[0])
