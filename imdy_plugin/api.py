@@ -127,9 +127,7 @@ def solve(
     >>> result = imdy_plugin.solve("subject01.osim", "walk.trc")  # doctest: +SKIP
     >>> result["generalized_force"].sel(coordinate="knee_angle_r")  # doctest: +SKIP
     """
-    trial = load_trial(
-        model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees, use_defaults=use_defaults
-    )
+    trial = load_trial(model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees, use_defaults=use_defaults)
     return run_solver(solver or default_solver(trial), trial, options, time_range=time_range)
 
 
@@ -295,9 +293,7 @@ def _merge(markers: xr.Dataset, coordinates: xr.Dataset) -> xr.Dataset:
     stop = min(markers["time"].values[-1], coordinates["time"].values[-1]) + 1e-9
     kept = markers.sel(time=slice(start, stop))
     if kept.sizes["time"] < 2:
-        raise InputError(
-            f"markers cover {_span(markers)} and coordinates {_span(coordinates)}: they do not overlap; give files of the same recording"
-        )
+        raise InputError(f"markers cover {_span(markers)} and coordinates {_span(coordinates)}: they do not overlap; give files of the same recording")
     moved = coordinates.interp(time=kept["time"], kwargs={"fill_value": "extrapolate"})
     merged = kept.assign({name: moved[name].assign_attrs(coordinates[name].attrs) for name in coordinates.data_vars})
     return schema.add_log(merged, "coordinates interpolated linearly onto the markers' time stamps")

@@ -8,15 +8,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from imdy_plugin import __version__
 from imdy_plugin.errors import ImdyError, ImdyWarning, InputError
 from imdy_plugin.progress import progress_to
+
+if TYPE_CHECKING:
+    from imdy_plugin.registry import Registered
 
 app = typer.Typer(
     help="Joint moments and ground forces from markers, with or without force plates.",
@@ -31,9 +35,7 @@ _QUIET_SECONDS = 2.0
 
 ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="Scaled OpenSim model (.osim); 'imdy model' writes one.")]
 CoordinatesOption = Annotated[Path | None, typer.Option("--coordinates", "-q", help="Joint coordinates (.mot, .sto) instead of inverse kinematics.")]
-GroundForceOption = Annotated[
-    Path | None, typer.Option("--ground-force", "-g", help="Measured ground forces: ExternalLoads .xml, .mot, or .c3d with plates.")
-]
+GroundForceOption = Annotated[Path | None, typer.Option("--ground-force", "-g", help="Measured ground forces: ExternalLoads .xml, .mot, or .c3d with plates.")]
 MassOption = Annotated[float | None, typer.Option("--mass", help="Body mass [kg]; the model's if not given.")]
 HeightOption = Annotated[float | None, typer.Option("--height", help="Body height [m], for plausibility checks.")]
 FromOption = Annotated[float | None, typer.Option("--from", help="First time wanted [s].")]
@@ -105,16 +107,23 @@ def solvers() -> None:
     from imdy_plugin import registry
 
     with _friendly():
-        table = Table(title="Solvers", title_justify="left")
-        for heading in ("name", "what it does", "needs", "options", "from"):
-            table.add_column(heading, overflow="fold")
+        table = Table(box=None, show_header=False, padding=(0, 2, 1, 0))
         for name, entry in registry.get_registry().solvers.items():
-            cls: Any = entry.cls
-            missing = registry.missing_requirements(cls)
-            summary = cls.summary + (f" [not usable here: {', '.join(missing)} is not installed]" if missing else "")
-            options = ", ".join(f"{key}={field.default}" for key, field in cls.Options.model_fields.items())
-            table.add_row(name, summary, ", ".join(sorted(cls.needs)), options, f"{entry.distribution}, version {cls.version}")
+            table.add_row(Text(name, style="bold"), _describe(entry))
         out.print(table)
+
+
+def _describe(entry: Registered) -> Text:
+    """What a solver says of itself, its options one to a line."""
+    from imdy_plugin import registry
+
+    cls: Any = entry.cls
+    lines = [cls.summary, f"from {entry.distribution}, version {cls.version}; needs {', '.join(sorted(cls.needs))}"]
+    missing = registry.missing_requirements(cls)
+    if missing:
+        lines.append(f"not usable here: {', '.join(missing)} is not installed")
+    lines += [f"  {key}={field.default}  {field.description}" for key, field in cls.Options.model_fields.items()]
+    return Text("\n".join(lines))
 
 
 @app.command(name="run-tool")
@@ -136,7 +145,7 @@ def model(
     path: Annotated[Path, typer.Argument(help="The .osim file to write.")] = Path("model.osim"),
     height: Annotated[float, typer.Option("--height", help="Body height [m].")] = 1.75,
     mass: Annotated[float, typer.Option("--mass", help="Body mass [kg].")] = 70.0,
-    sex: Annotated[str, typer.Option("--sex", help="Whose segment table: male or female.")] = "male",
+    sex: Annotated[Literal["male", "female"] | None, typer.Option("--sex", help="Whose segment table; the mean of both if not given.")] = None,
 ) -> None:
     """Write a full-body OpenSim model for a person of this height and mass."""
     from imdy_plugin.sim.person import write_person
@@ -177,7 +186,9 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Folder of recordings with references/.")],
     solvers: Annotated[str | None, typer.Option("--solvers", "-s", help="Names separated by commas.")] = None,
     sources: Annotated[str | None, typer.Option("--sources", help="Sources separated by commas; all if not given.")] = None,
-    kinematics: Annotated[str, typer.Option("--kinematics", help="'reference': the recordings' own; 'own': inverse kinematics of the markers.")] = "reference",
+    kinematics: Annotated[
+        Literal["reference", "own"], typer.Option("--kinematics", help="'reference': the recordings' own; 'own': inverse kinematics of the markers.")
+    ] = "reference",
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a row per trial and solver.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")] = None,
 ) -> None:

@@ -113,7 +113,7 @@ def find_fault(kind: str, cls: object) -> str:
         return f"{cls.__name__} lacks the class attribute(s) {', '.join(lacking)} (text)"
     label = f"{kind[:-1].replace('_', ' ')} '{cls.name}'"  # type: ignore[attr-defined]
     if inspect.isabstract(cls):
-        return f"{label} does not implement {', '.join(sorted(cls.__abstractmethods__))}"
+        return f"{label} does not implement {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))}"
     for method in methods:
         fault = _signature_fault(label, getattr(base, method), getattr(cls, method))
         if fault:
@@ -232,7 +232,9 @@ def _explain(solver: Solver, item: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = solver.Options.model_fields
-        return f"solver '{solver.name}' has no option '{name}'; {suggest(name, known)}" if known else f"solver '{solver.name}' has no options, '{name}' was given"
+        return (
+            f"solver '{solver.name}' has no option '{name}'; {suggest(name, known)}" if known else f"solver '{solver.name}' has no options, '{name}' was given"
+        )
     return f"option '{name}' of solver '{solver.name}': {item['msg']}, got {item['input']!r}"
 
 

@@ -160,7 +160,9 @@ def test_coordinates_are_put_onto_the_markers_stamps_where_both_are() -> None:
 def test_whole_path_on_the_generated_walk(walk: dict[str, Path]) -> None:
     result = imdy_plugin.solve(walk["model"], walk["markers"], ground_force=walk["ground_force"])
     assert result.attrs["solver"] == "opensim"
-    both = imdy_plugin.compare(walk["model"], walk["markers"], coordinates=walk["coordinates"], ground_force=walk["ground_force"], solvers=["physics", "opensim"])
+    both = imdy_plugin.compare(
+        walk["model"], walk["markers"], coordinates=walk["coordinates"], ground_force=walk["ground_force"], solvers=["physics", "opensim"]
+    )
     knee = both["generalized_force"].sel(coordinate="knee_angle_r")
     difference = float(abs(knee.sel(solver="physics") - knee.sel(solver="opensim")).mean()) / result.attrs["mass"]
     assert difference < 0.15

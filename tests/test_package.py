@@ -27,7 +27,7 @@ def test_listing_solvers_needs_neither_torch_nor_opensim() -> None:
 
 
 def test_unknown_attribute_says_what_there_is() -> None:
-    with pytest.raises(AttributeError, match="it has .*solve"):
+    with pytest.raises(AttributeError, match=r"it has .*solve"):
         _ = imdy_plugin.solvee
 
 

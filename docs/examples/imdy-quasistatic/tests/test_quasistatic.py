@@ -1,5 +1,6 @@
-from imdy_plugin.testing import SolverContract
 from imdy_quasistatic import QuasistaticSolver
+
+from imdy_plugin.testing import SolverContract
 
 
 class TestQuasistatic(SolverContract):
