@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 EVALUATION_ONLY = ("hamner", "arnold")
-"""Sources (what the names of their references begin with) that are never trained on: their licence does not say so, and an unseen laboratory is the honest test."""
+"""Sources (what the names of their references begin with) that are never trained on: no licence allows it, and an unseen laboratory is the honest test."""
 
 FOLDS = 5
 

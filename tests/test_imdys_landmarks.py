@@ -5,7 +5,6 @@ import pytest
 from imdy_plugin.errors import InputError
 from imdy_plugin.solvers.imdys import landmarks as lm
 
-
 MARKER_SETS = {
     "Rajagopal model": "RACR LACR C7 CLAV RASI LASI RPSI LPSI RLFC RMFC RLMAL RMMAL RTH1 RTH3 RTB1 RTB3 RCAL RTOE RMT5 LLFC LLMAL LCAL LTOE LMT5",
     "ISB": "L_IAS L_IPS R_IPS R_IAS L_FTC L_FLE L_FAL L_TAM L_FCC L_FM1 L_FM2 L_FM5 R_FTC R_FLE R_FAL R_FCC R_FM1 R_FM2 R_FM5 CV7 TV10 SXS SJN R_SAE L_SAE",
