@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Joint moments and ground forces from markers, with or without force plates.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+out = Console(markup=False, highlight=False)
+err = Console(stderr=True, markup=False, highlight=False)
 
 _QUIET_SECONDS = 2.0
 
@@ -206,7 +207,7 @@ def evaluate(
 
             with replacing(markdown) as temporary:
                 temporary.write_text(text)
-        out.print(text, markup=False)
+        out.print(text)
 
 
 @app.callback(invoke_without_command=True)
@@ -228,7 +229,7 @@ def _finish(result: Any, folder: Path, stem: str, trial: Any) -> None:
     paths = write_outputs(result, folder, stem, trial)
     out.print(summary_table(result))
     for kind, path in paths.items():
-        out.print(f"{kind:>28}  {path}", highlight=False, soft_wrap=True)
+        out.print(f"{kind:>28}  {path}", soft_wrap=True)
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:
@@ -264,7 +265,8 @@ def _friendly() -> Iterator[None]:
     """Errors made for people end in one message and exit code 2; warnings are lines of their own."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
-        err.print(f"[yellow]warning:[/yellow] {message}" if issubclass(category, ImdyWarning) else f"{category.__name__}: {message}", soft_wrap=True)
+        label = "warning" if issubclass(category, ImdyWarning) else category.__name__
+        err.print(Text(f"{label}: ", style="yellow"), Text(str(message)), sep="", soft_wrap=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", ImdyWarning)
@@ -272,8 +274,7 @@ def _friendly() -> Iterator[None]:
         try:
             yield
         except ImdyError as error:
-            err.print("[red]error:[/red]", end=" ")
-            err.print(str(error), markup=False, soft_wrap=True)
+            err.print(Text("error: ", style="red"), Text(str(error)), sep="", soft_wrap=True)
             raise typer.Exit(2) from error
 
 
@@ -291,7 +292,7 @@ def _progress() -> Iterator[None]:
         if now - begun < _QUIET_SECONDS or percent < shown.get(task, -step) + step:
             return
         shown[task] = percent
-        err.print(f"{task}: {percent} % ({done} of {total}, {now - begun:.0f} s)", end="\r" if sys.stderr.isatty() and done < total else "\n", highlight=False)
+        err.print(f"{task}: {percent} % ({done} of {total}, {now - begun:.0f} s)", end="\r" if sys.stderr.isatty() and done < total else "\n")
 
     with progress_to(listen):
         yield
