@@ -82,6 +82,7 @@ def read_coordinates(
     if in_degrees:
         values[:, rotational] = np.deg2rad(values[:, rotational])
         _turn_coupled(table, model, names, values)
+    _warn_about_wraps(table, [names[i] for i in rotational], values[:, rotational])
     _fill_missing(table, model, list(columns), values, use_defaults)
     log = f"read coordinates from {table.path.name} ({'degrees' if in_degrees else 'radians'})"
     return new_motion(table.time, coordinates=(names, values), log=log, attrs={"source": str(table.path)})
@@ -168,6 +169,16 @@ def _turn_coupled(table: Table, model: xr.Dataset, names: list[str], values: NDA
         if min(turned, as_it_is) > LARGEST_COUPLING_ERROR:
             text = f"{table.path}: '{name}' differs from what the model couples it to by {min(turned, as_it_is):.2g} rad on average"
             warnings.warn(f"{text}; was the file made with another model?", DataWarning, stacklevel=3)
+
+
+def _warn_about_wraps(table: Table, names: list[str], angles: NDArray[np.float64]) -> None:
+    """Warn where an angle jumps by more than half a turn from one frame to the next: it was wrapped, and its velocity is wrong there."""
+    steps = np.abs(np.diff(angles, axis=0))
+    wrapped = np.argwhere(steps > np.pi)
+    if len(wrapped):
+        frame, column = wrapped[0]
+        text = f"'{names[column]}' jumps by {np.rad2deg(steps[frame, column]):.0f} degrees from frame {frame} to {frame + 1}"
+        warnings.warn(f"{table.path}: {text}; angles must run on beyond +-180 degrees, unwrap them", DataWarning, stacklevel=3)
 
 
 def _fill_missing(table: Table, model: xr.Dataset, columns: list[str], values: NDArray[np.float64], use_defaults: bool) -> None:

@@ -119,6 +119,14 @@ def test_nan_is_an_error_with_column_and_frame(tmp_path: Path) -> None:
         read_coordinates(path, build_model())
 
 
+def test_an_angle_that_was_wrapped_is_a_warning(tmp_path: Path) -> None:
+    values = np.zeros((TIME.size, len(KINDS)))
+    values[:, 0] = [170.0, 178.0, -174.0, -166.0]
+    path = write_table(tmp_path / "a.mot", list(KINDS), TIME, values, in_degrees=True)
+    with pytest.warns(DataWarning, match="'pelvis_tilt' jumps by 352 degrees from frame 1 to 2"):
+        read_coordinates(path, build_model())
+
+
 def test_a_missing_coordinate_is_an_error_that_lists_the_nearest_or_the_default_on_request(tmp_path: Path) -> None:
     path = write(tmp_path, {("hipp" if k == "hip" else k): v for k, v in COLUMNS.items()})
     with (
