@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -31,8 +31,14 @@ _POINTS = 80_000
 _LARGEST_RESIDUAL = 0.05
 _ARROW_PER_WEIGHT = 0.55
 _INSTANTS = 8
+_MARGIN = 0.8
+_TITLE = 0.34
+_LEGEND = 0.3
+_FOOT = 0.55
+_HIGHEST_PATH = 3.6
+_BELOW = 0.45
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -68,10 +74,8 @@ def drawing_style() -> Iterator[None]:
 
 def svg(figure: Figure, prefix: str) -> str:
     """A figure as an SVG element to stand inside HTML: no header, short numbers, no identifier that another figure has."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+    figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     used = set(re.findall(r"#([\w.-]+)", text))
@@ -103,47 +107,41 @@ def grid_figure(view: View, grid: Grid, over: str, row_height: float = 1.75) -> 
     row_height
         Height of a row [inch].
     """
+    grid = [row for row in grid if row]
     columns = max(len(row) for row in grid)
-    figure = _figure(row_height * len(grid) + 0.8)
-    axes = figure.subplots(len(grid), columns, squeeze=False, sharex=True, sharey="row")
+    figure, axes = _axes(len(grid), columns, row_height, sharey="row")
     limit = _POINTS // max(1, len(grid) * columns * len(view.solvers))
     for row, panels in zip(axes, grid, strict=True):
         for ax in row[len(panels) :]:
             ax.set_visible(False)
-        for i, (ax, panel) in enumerate(zip(row, panels, strict=False)):
+        for ax, panel in zip(row, panels, strict=False):
             _draw_panel(ax, view, panel, over, limit)
-            if i == 0:
-                ax.set_ylabel(f"[{panel.unit}]")
-            if i == len(panels) - 1:
-                _second_axis(ax, panel)
+        _left_label(row[0], f"[{panels[0].unit}]")
+        _second_axis(row[len(panels) - 1], panels[-1])
     for i in range(columns):
-        lowest = max(r for r, panels in enumerate(grid) if i < len(panels))
-        axes[lowest, i].set_xlabel("time [s]" if over == "time" else "gait cycle [%]")
-        axes[lowest, i].tick_params(labelbottom=True)
-    if over == "time":
-        axes[0, 0].set_xlim(*_span(view.time))
-    else:
-        axes[0, 0].set_xlim(0, 100)
-    figure.align_ylabels(axes[:, 0])
+        lowest = axes[max(r for r, panels in enumerate(grid) if i < len(panels)), i]
+        lowest.set_xlabel("time [s]" if over == "time" else "gait cycle [%]")
+        lowest.tick_params(labelbottom=True)
+    axes[0, 0].set_xlim(*(_span(view.time) if over == "time" else (0.0, 100.0)))
     _legend(figure, view)
     return figure
 
 
 def residual_figure(view: View) -> Figure:
     """Length of the residual force and moment at the root over time, per body mass."""
-    figure = _figure(2.6)
-    axes = figure.subplots(1, 2, sharex=True)
-    for ax, kind, unit in zip(axes, ("force", "moment"), ("N/kg", "N m/kg"), strict=True):
+    figure, axes = _axes(1, 2, 2.0, sharey=False, between=0.75)
+    for ax, kind, unit in zip(axes[0], ("force", "moment"), ("N/kg", "N m/kg"), strict=True):
         for name in view.ordered:
             part = view.results[name]["root_residual"].sel(component=[f"{kind}_{a}" for a in "xyz"])
             length = (part**2).sum("component", skipna=False) ** 0.5 / view.mass
             _line(ax, view.time, length.values, colour(view, name), 4000)
-        ax.set(title=f"Residual {kind}", ylabel=f"[{unit}]", xlabel="time [s]", xlim=_span(view.time))
+        ax.set(title=f"Residual {kind}", xlabel="time [s]", xlim=_span(view.time))
+        _left_label(ax, f"[{unit}]")
         ax.set_ylim(bottom=0)
     largest = _largest_force(view) / view.mass
     if np.isfinite(largest):
-        axes[0].axhline(_LARGEST_RESIDUAL * largest, color="#777777", linestyle="--", linewidth=0.9)
-        axes[0].set_ylim(top=max(axes[0].get_ylim()[1], 1.15 * _LARGEST_RESIDUAL * largest))
+        axes[0, 0].axhline(_LARGEST_RESIDUAL * largest, color="#777777", linestyle="--", linewidth=0.9)
+        axes[0, 0].set_ylim(top=max(axes[0, 0].get_ylim()[1], 1.15 * _LARGEST_RESIDUAL * largest))
     _legend(figure, view)
     return figure
 
@@ -159,12 +157,12 @@ def flag_figure(view: View) -> Figure | None:
     rows = [row for row in rows if row[2].any()]
     if not rows:
         return None
-    figure = _figure(0.9 + 0.28 * len(rows))
-    ax = figure.subplots()
+    labels = [_shortened(words(kind) if len(view.solvers) == 1 else f"{words(kind)} ({name})", 48) for name, kind, _ in rows]
+    figure, ax = _single_axes(0.28 * len(rows), left=0.3 + 0.075 * max(len(text) for text in labels), legend=False)
     edges = _frame_edges(view.time)
     for y, (name, _, flagged) in enumerate(rows):
         ax.broken_barh([(edges[a], edges[b] - edges[a]) for a, b in _runs(flagged)], (y - 0.35, 0.7), color=colour(view, name))
-    ax.set_yticks(range(len(rows)), [words(kind) if len(view.solvers) == 1 else f"{words(kind)} ({name})" for name, kind, _ in rows])
+    ax.set_yticks(range(len(rows)), labels)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=_span(view.time), xlabel="time [s]")
     ax.grid(visible=False, axis="y")
     return figure
@@ -179,14 +177,14 @@ def path_figure(view: View) -> Figure | None:
     if not len(np.concatenate([np.empty((0, 2)), *points])):
         return None
     low, high = everything.min(axis=0) - 0.06, everything.max(axis=0) + 0.06
-    figure = _figure(float(np.clip((WIDTH - 1.0) * (high[1] - low[1]) / (high[0] - low[0]), 1.4, 5.5)) + 1.1)
-    ax = figure.subplots()
+    width, height = high - low
+    scale = min((WIDTH - 2 * _MARGIN) / width, _HIGHEST_PATH / height)
+    figure, ax = _single_axes(scale * height, width=scale * width)
     for outline, _ in outlines:
         ax.fill(outline[:, 0], outline[:, 1], facecolor="#f1f2f4", edgecolor="#b5b9c0", linewidth=0.7, zorder=1)
     for (name, foot), path in paths.items():
         ax.plot(path[:, 0], path[:, 1], color=colour(view, name), linestyle="--" if foot == "left" else "-", linewidth=1.2, zorder=3)
     ax.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), xlabel="forward [m]", ylabel="to the right [m]")
-    ax.set_aspect("equal", adjustable="datalim")
     _legend(figure, view, [("right foot", "-"), ("left foot", "--")])
     return figure
 
@@ -205,34 +203,65 @@ def movement_figure(view: View) -> Figure | None:
     ahead, up = parts["forward"].values, parts["up"].values
     centre = np.nanmedian(ahead, axis=1)
     spacing = max(1.05 * float(np.nanmax(ahead - centre[:, None]) - np.nanmin(ahead - centre[:, None])), 0.9)
-    figure = _figure(WIDTH * (float(np.nanmax(up)) + 0.45) / (spacing * len(at)) + 0.9)
-    ax = figure.subplots()
+    top = float(np.nanmax(up)) + 0.1
+    width = WIDTH - 2 * _MARGIN
+    figure, ax = _single_axes(width * (top + _BELOW) / (spacing * len(at)))
     for i, label in enumerate(labels):
-        ax.scatter(ahead[i] - centre[i] + i * spacing, up[i], s=5, color="#8a8f98", linewidths=0, zorder=2)
+        ax.scatter(ahead[i] - centre[i] + i * spacing, up[i], s=8, color="#7d838d", linewidths=0, zorder=2)
         ax.text(i * spacing, -0.17, label, ha="center", va="top", fontsize=8)
     for name in view.ordered:
         _arrows(ax, view, name, at, centre, spacing)
     ax.axhline(0.0, color="#555555", linewidth=0.8)
-    ax.set(xlim=(-0.55 * spacing, (len(at) - 0.45) * spacing), ylim=(-0.4, float(np.nanmax(up)) + 0.1), ylabel="height [m]", xticks=[])
-    ax.set_aspect("equal")
+    ax.set_yticks(np.arange(0.0, top, 0.5))
+    ax.set(xlim=(-0.5 * spacing, (len(at) - 0.5) * spacing), ylim=(-_BELOW, top), ylabel="height [m]", xticks=[])
     ax.spines["bottom"].set_visible(False)
     ax.grid(visible=False)
     _legend(figure, view)
     return figure
 
 
-def _figure(height: float) -> Figure:
+def _axes(rows: int, columns: int, row_height: float, *, sharey: Literal["row"] | bool, between: float = 0.22) -> tuple[Figure, NDArray[Any]]:
+    """A grid of axes with fixed room for titles, legend and labels [inch]: quicker than to measure every text, and alike in all figures."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    height = rows * row_height + _LEGEND + _FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    inner = row_height - _TITLE
+    room = {"left": _MARGIN / WIDTH, "right": 1 - _MARGIN / WIDTH, "bottom": _FOOT / height, "top": 1 - (_LEGEND + _TITLE) / height}
+    space = {"hspace": _TITLE / inner, "wspace": between / ((WIDTH - 2 * _MARGIN - between * (columns - 1)) / columns)}
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=sharey, gridspec_kw={**room, **space})
+    for ax in axes.flat:
+        ax.locator_params(axis="y", nbins=5)
+    return figure, axes
 
 
-def _legend(figure: Figure, view: View, styles: Iterable[tuple[str, str]] = ()) -> None:
+def _single_axes(inner: float, *, left: float = _MARGIN, width: float | None = None, legend: bool = True) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    top = _LEGEND if legend else 0.1
+    height = inner + top + _FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    wide = WIDTH - left - _MARGIN if width is None else width
+    start = left if width is None else (WIDTH - width) / 2
+    return figure, figure.add_axes((start / WIDTH, _FOOT / height, wide / WIDTH, inner / height))
+
+
+def _left_label(ax: Axes, text: str) -> None:
+    ax.set_ylabel(text)
+    ax.yaxis.set_label_coords(-0.56 / (ax.get_position().width * WIDTH), 0.5)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "\u2026"
+
+
+def _legend(figure: Figure, view: View, styles: Iterable[tuple[str, Literal["-", "--"]]] = ()) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour(view, name), linewidth=2, label=_solver_label(view, name)) for name in view.ordered]
+    labels = [(_shortened(_solver_label(view, name), 40), colour(view, name)) for name in view.ordered]
+    handles = [Line2D([], [], color=shade, linewidth=2, label=label) for label, shade in labels]
     handles += [Line2D([], [], color="#777777", linestyle=style, label=label) for label, style in styles]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), fontsize=9)
+    figure.legend(handles=handles, loc="upper center", ncols=len(handles), fontsize=9 if len(handles) < 6 else 6.5, borderaxespad=0.2)
 
 
 def _solver_label(view: View, name: str) -> str:
@@ -240,11 +269,11 @@ def _solver_label(view: View, name: str) -> str:
 
 
 def _draw_panel(ax: Axes, view: View, panel: Panel, over: str, limit: int) -> None:
-    ax.set_title(panel.title)
+    ax.set_title(_shortened(panel.title, 62 if panel.side else 36))
     ax.axhline(0.0, color="#999999", linewidth=0.7)
     if over == "time":
-        for start, end in view.contacts(panel.side):
-            ax.axvspan(start, end, color=_STANCE, linewidth=0, zorder=0)
+        spans = [(start, end - start) for start, end in view.contacts(panel.side)]
+        ax.broken_barh(spans, (0.0, 1.0), transform=ax.get_xaxis_transform(), color=_STANCE, linewidth=0, zorder=0)
         for name in (n for n in view.ordered if n in panel.series):
             _draw_over_time(ax, view, panel, name, limit)
     else:
@@ -280,15 +309,16 @@ def _say(ax: Axes, text: str) -> None:
 
 def _second_axis(ax: Axes, panel: Panel) -> None:
     factor = panel.factor
-    second = ax.secondary_yaxis("right", functions=(lambda v: v * factor, lambda v: v / factor))
+    second = ax.secondary_yaxis("right", functions=(lambda v: np.asarray(v) * factor, lambda v: np.asarray(v) / factor))
     second.set_ylabel(f"[{panel.second_unit}]")
+    second.yaxis.set_label_coords(1 + 0.56 / (ax.get_position().width * WIDTH), 0.5)
 
 
 def _line(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, limit: int) -> None:
     known = np.isfinite(y)
     beside = np.concatenate([[False], known[:-1]]) | np.concatenate([known[1:], [False]])
     alone = known & ~beside
-    ax.plot(*_thinned(x, y, limit), color=colour)
+    ax.plot(*_thinned(x, y, limit), color=colour, linewidth=2.2 if colour == _REFERENCE else 1.3)
     if alone.any():
         ax.plot(x[alone], y[alone], color=colour, linestyle="none", marker=".", markersize=4)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,6 +16,8 @@ from imdy_plugin.schema import GRAVITY
 
 FEET = ("right", "left")
 _WALKED = 0.5
+_DASH = "\u2013"
+_MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class View:
         self.forward, self.direction = _heading(self)
         self.joints = _joints(self)
         self.cycle_solver = self._cycle_solver()
+        self._contacts = foot_contacts(self.results[self.cycle_solver], self.mass)
 
     @property
     def time(self) -> NDArray[np.float64]:
@@ -111,8 +113,7 @@ class View:
 
     def contacts(self, side: str) -> list[tuple[float, float]]:
         """When the foot of a side is on the ground [s], by the solver that gives the cycles."""
-        found = foot_contacts(self.results[self.cycle_solver], self.mass).get(side, [])
-        return [(c.start, c.end) for c in found]
+        return [(c.start, c.end) for c in self._contacts.get(side, [])]
 
     def foot_names(self) -> list[str]:
         """Feet that any solver knows, right and left first."""
@@ -127,17 +128,17 @@ class View:
 
     def force_grid(self) -> Grid:
         """Vertical, fore-aft and medio-lateral ground force, a column for each foot."""
-        titles = {"up": "Vertical", "forward": "Fore-aft (+ forward)", "right": "Medio-lateral (+ to the right)"}
+        titles = {"up": "Vertical force", "forward": "Fore-aft force (+ forward)", "right": "Medio-lateral force (+ to the right)"}
         return [[self._force_panel(key, f"{title}, {foot} foot", foot) for foot in self.foot_names()] for key, title in titles.items()]
 
     def leg_grid(self, bases: tuple[str, ...] = ()) -> Grid:
         """Moments of the paired joints, a column for each side."""
         chosen = [j for j in self.joints if j.paired and (not bases or j.base in bases)]
-        return [[self.moment_panel(j.coordinate(s), f"{j.name}, {s} (+ {j.plus})", s) for s in FEET] for j in chosen]
+        return [[self.moment_panel(j.coordinate(s), f"{j.name} moment, {s} (+ {j.plus})", s) for s in FEET] for j in chosen]
 
     def trunk_grid(self) -> Grid:
         """Moments of the lumbar joint in one row."""
-        row = [self.moment_panel(j.base, f"{j.name} (+ {j.plus})", "") for j in self.joints if not j.paired]
+        row = [self.moment_panel(j.base, f"{j.name} moment (+ {j.plus})", "") for j in self.joints if not j.paired]
         return [row] if row else []
 
     def other_grid(self, columns: int = 3) -> Grid:
@@ -192,15 +193,15 @@ def summary_rows(view: View) -> list[SummaryRow]:
 def number(value: float, digits: int = 2) -> str:
     """A number as people write it; a dash where there is none."""
     if not np.isfinite(value):
-        return "–"
+        return _DASH
     text = f"{value:.{digits}f}"
-    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", "−")
+    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", _MINUS)
 
 
 def signed_pair(values: NDArray[np.float64], digits: int = 2) -> str:
-    """Largest and smallest value, as ``0.91 / −1.02``."""
+    """Largest and smallest value, as ``0.91 / -1.02``."""
     known = values[np.isfinite(values)]
-    return f"{number(known.max(), digits)} / {number(known.min(), digits)}" if known.size else "–"
+    return f"{number(known.max(), digits)} / {number(known.min(), digits)}" if known.size else _DASH
 
 
 def words(name: str) -> str:
@@ -220,7 +221,7 @@ def _force_rows(view: View) -> Iterator[SummaryRow]:
         for foot in (str(f) for f in feet["foot"].values if str(f) in FEET):
             parts = view.in_body_direction(feet["ground_force"].sel(foot=foot) / view.weight)
             up = parts["up"].values
-            peak[name, foot] = number(float(np.nanmax(up))) if np.isfinite(up).any() else "–"
+            peak[name, foot] = number(float(np.nanmax(up))) if np.isfinite(up).any() else _DASH
             shear[name, foot] = signed_pair(parts["forward"].values)
     yield SummaryRow("Vertical ground force, peak", "BW", peak)
     yield SummaryRow("Fore-aft ground force, peak propelling / braking", "BW", shear)
@@ -232,11 +233,10 @@ def _gait_rows(view: View) -> Iterator[SummaryRow]:
     mean, stance, cadence = {}, {}, {}
     for name, gait in view.gait.items():
         for foot, cycles in gait.cycles.items():
-            stance[name, foot] = f"{number(gait.stance[foot], 1)} ({len(cycles)})" if cycles else "–"
+            stance[name, foot] = f"{number(gait.stance[foot], 1)} ({len(cycles)})" if cycles else _DASH
         cadence[name, ""] = number(gait.cadence, 0)
         whole = [c for cycles in gait.cycles.values() for c in cycles if c.both_feet]
-        forces = [100.0 * mean_vertical_force(view.results[name], c, view.mass) for c in whole]
-        mean[name, ""] = number(float(np.mean(forces)), 1) if forces else "–"
+        mean[name, ""] = number(100.0 * float(mean_vertical_force(view.results[name], whole, view.mass).mean()), 1) if whole else _DASH
     yield SummaryRow("Mean vertical force over whole gait cycles (100 expected)", "% BW", mean)
     yield SummaryRow("Contact time (number of cycles)", "% of cycle", stance)
     yield SummaryRow("Cadence", "steps/min", cadence)
@@ -286,22 +286,11 @@ def _knee_directions(view: View) -> tuple[str, str]:
 
 
 def _knee_sign(view: View) -> float:
-    """Positive where the coordinate grows in flexion: as a result or the model says, or by the range in which the model's knee moves."""
+    """Positive where the knee's coordinate grows in flexion, negative in extension: as a result or the model says; 0 where neither does."""
     model = view.trial.model if view.trial else None
-    for attrs in (*(r.attrs for r in view.results.values()), *([model.attrs] if model is not None else [])):
-        if "knee_sign" in attrs:
-            return _sign_of(attrs["knee_sign"])
-    if model is not None and "coordinate_range" in model and "knee_angle_r" in model["coordinate"].values:
-        return float(model["coordinate_range"].sel(coordinate="knee_angle_r").sum())
-    return 0.0
-
-
-def _sign_of(stated: Any) -> float:
-    try:
-        return float(stated)
-    except ValueError:
-        text = str(stated).lower()
-        return 1.0 if "flexion" in text and "positive" in text else 0.0
+    stated = [r.attrs.get("knee_sign", 0) for r in view.results.values()]
+    stated += [model.attrs.get("knee_sign", 0)] if model is not None else []
+    return next((float(sign) for sign in stated if sign), 0.0)
 
 
 def _heading(view: View) -> tuple[tuple[float, float], str]:

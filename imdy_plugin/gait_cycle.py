@@ -211,8 +211,13 @@ def normalise(variable: xr.DataArray, cycles: Sequence[GaitCycle], points: int =
     if points < 2:
         raise InputError(f"{points} point(s) do not make a curve; give at least 2")
     share = np.linspace(0.0, 1.0, points)
-    parts = [_one_cycle(variable, c.start + share * c.duration, 100.0 * share) for c in cycles]
-    value = xr.concat(parts, dim="cycle", coords="minimal", compat="override").assign_attrs(variable.attrs)
+    at = np.asarray([c.start + share * c.duration for c in cycles])
+    flat = sample(xr.Dataset({"value": variable}), at.ravel())["value"].transpose("time", ...)
+    rest = [str(d) for d in flat.dims if d != "time"]
+    coords = {name: c for name, c in flat.coords.items() if "time" not in c.dims}
+    percent = ("point", 100.0 * share, {"units": "% of the gait cycle"})
+    shaped = flat.values.reshape(len(cycles), points, *flat.shape[1:])
+    value = xr.DataArray(shaped, dims=("cycle", "point", *rest), coords={**coords, "point": percent}, attrs=variable.attrs)
     count = value.notnull().sum("cycle")
     mean = value.mean("cycle")
     squares = ((value - mean) ** 2).sum("cycle")
@@ -220,29 +225,24 @@ def normalise(variable: xr.DataArray, cycles: Sequence[GaitCycle], points: int =
     return xr.Dataset({"value": value, "mean": mean, "sd": sd}, attrs={"foot": cycles[0].foot})
 
 
-def mean_vertical_force(result: xr.Dataset, cycle: GaitCycle, mass: float | None = None) -> float:
-    """Mean vertical force of all feet over one cycle, in body weights.
+def mean_vertical_force(result: xr.Dataset, cycles: Sequence[GaitCycle], mass: float | None = None) -> NDArray[np.float64]:
+    """Mean vertical force of all feet over each cycle, in body weights.
 
     Over whole cycles of steady gait it is 1, whatever the person does in between; a difference of more than some 3 %
     says that forces, mass or plates are wrong.
 
     Returns
     -------
-    float
-        NaN where a force within the cycle is unknown.
+    numpy.ndarray
+        Shape ``(cycle,)``; NaN where a force within the cycle is unknown.
     """
     total = foot_forces(result)["ground_force"].sel(axis="y", drop=True).sum("foot", skipna=False)
-    stamps = np.asarray(result["time"].values, float)
-    inside = stamps[(stamps > cycle.start) & (stamps < cycle.end)]
-    at = np.concatenate([[cycle.start], inside, [cycle.end]])
-    force = sample(xr.Dataset({"total": total}), at)["total"].values
-    return float(np.trapezoid(force, at) / cycle.duration / (body_mass(result, mass) * GRAVITY))
-
-
-def _one_cycle(variable: xr.DataArray, at: NDArray[np.float64], percent: NDArray[np.float64]) -> xr.DataArray:
-    part = sample(xr.Dataset({"value": variable}), at)["value"].rename(time="point").assign_coords(point=percent)
-    part["point"].attrs["units"] = "% of the gait cycle"
-    return part
+    ends = sorted({t for c in cycles for t in (c.start, c.end)})
+    stamps = np.union1d(np.asarray(result["time"].values, float), ends)
+    force = sample(xr.Dataset({"total": total}), stamps)["total"].values
+    weight = body_mass(result, mass) * GRAVITY
+    parts = [slice(*np.searchsorted(stamps, [c.start, c.end]) + np.array([0, 1])) for c in cycles]
+    return np.asarray([np.trapezoid(force[p], stamps[p]) / c.duration / weight for p, c in zip(parts, cycles, strict=True)], float)
 
 
 def _crossings(time: NDArray[np.float64], force: NDArray[np.float64], high: float, low: float) -> list[Contact]:

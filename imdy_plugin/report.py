@@ -32,12 +32,15 @@ h1{font-size:26px;line-height:1.25;margin:0 0 4px}h2{font-size:19px;margin:40px 
 h3{font-size:15px;margin:22px 0 6px}p{margin:6px 0 10px;max-width:80ch}.sub{color:#596070;margin-bottom:18px}
 dl.facts{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;margin:14px 0}dl.facts dt{color:#596070}dl.facts dd{margin:0;overflow-wrap:anywhere}
 table{border-collapse:collapse;font-size:14px;margin:10px 0;font-variant-numeric:tabular-nums}
-th,td{padding:4px 12px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid #eceef1}thead th{border-bottom:1.5px solid #9aa1ad;vertical-align:bottom}
+th,td{padding:4px 12px 4px 0;text-align:left;vertical-align:top;border-bottom:1px solid #eceef1}
+thead th{border-bottom:1.5px solid #9aa1ad;vertical-align:bottom}
 td.n,th.n{text-align:right;padding-left:12px;white-space:nowrap}th.group{text-align:center;border-bottom:1px solid #c9ced6;padding-left:12px}
 td.unit{color:#596070;white-space:nowrap}.wide{overflow-x:auto}
-figure{margin:12px 0 6px}figure svg{width:100%;height:auto;display:block}figure svg text{font-family:"DejaVu Sans",Verdana,Arial,sans-serif!important}
+figure{margin:12px 0 6px}figure svg{width:100%;height:auto;display:block}
+figure svg text{font-family:"DejaVu Sans",Verdana,Arial,sans-serif!important}
 figcaption,.note{color:#596070;font-size:13.5px;max-width:95ch}
-details{margin:12px 0}summary{cursor:pointer;font-weight:600}pre{font-size:12.5px;white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f7f9;padding:10px 12px;margin:6px 0}
+details{margin:12px 0}summary{cursor:pointer;font-weight:600}pre{font-size:12.5px;white-space:pre-wrap;
+overflow-wrap:anywhere;background:#f6f7f9;padding:10px 12px;margin:6px 0}
 .swatch{display:inline-block;width:22px;height:4px;vertical-align:middle;margin-right:7px}
 @media print{main{max-width:none;padding:0}h2{break-after:avoid}figure{break-inside:avoid}}
 """
@@ -169,14 +172,14 @@ def _sections(view: View, title: str) -> Iterable[str]:
 def _title(view: View) -> str:
     if len(view.solvers) == 1:
         return f"Joint moments and ground forces by {view.solvers[0]}"
-    return f"Joint moments and ground forces by {', '.join(view.solvers)}"
+    return f"Joint moments and ground forces by {', '.join(view.ordered)}"
 
 
 def _header(view: View, title: str) -> str:
     time = view.time
     rate = sampling_rate(time)
     span = f"{time[0]:.3f} to {time[-1]:.3f} s, {time.size} frames" + (f" at {rate:.4g} Hz" if np.isfinite(rate) else "")
-    facts = {"Model": _file_name(str(view.comparison.attrs.get("model", "–"))), "Body mass": f"{view.mass:.1f} kg"}
+    facts = {"Model": _file_name(str(view.comparison.attrs.get("model", ""))), "Body mass": f"{view.mass:.1f} kg"}
     height = view.comparison.attrs.get("height") or (view.trial.height if view.trial else None)
     if height:
         facts["Body height"] = f"{float(height):.2f} m"
@@ -240,9 +243,12 @@ def _differences_html(view: View) -> str:
 
 def _difference_rows(view: View, rows: Sequence[DifferenceRow]) -> str:
     head = "".join(f"<th{' class=n' if i > 1 else ''}>{h}</th>" for i, h in enumerate(_DIFFERENCE_HEADINGS))
-    lines = []
+    lines, before = [], ""
     for row in rows:
-        cells = "".join(f"<td{' class=n' if i > 1 else ''}>{escape(c)}</td>" for i, c in enumerate(_difference_cells(view, row)))
+        name, *rest = _difference_cells(view, row)
+        shown = ("" if name == before else name, *rest)
+        before = name
+        cells = "".join(f"<td{' class=n' if i > 1 else ''}>{escape(c)}</td>" for i, c in enumerate(shown))
         lines.append(f"<tr>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
@@ -256,7 +262,7 @@ def _named_differences(view: View) -> list[DifferenceRow]:
     forces = [r for r in rows if r.quantity != "coordinate"]
     moments = [r for r in rows if r.quantity == "coordinate" and r.name in order]
     quantities = list(dict.fromkeys(r.quantity for r in forces))
-    forces.sort(key=lambda r: (quantities.index(r.quantity), r.name not in FEET, r.name != "right"))
+    forces.sort(key=lambda r: (quantities.index(r.quantity), r.name not in FEET, r.name != "right", r.name))
     moments.sort(key=lambda r: order.index(r.name))
     return [*forces, *moments]
 
@@ -366,7 +372,7 @@ def _notes(view: View) -> str:
     own = {name: str(r.attrs.get("log", "")) for name, r in view.results.items()}
     if len(view.solvers) > 1:
         own = {"comparison": str(view.comparison.attrs.get("log", "")), **own}
-    logs = "".join(f"<h3>What {escape(n)} noted</h3><pre>{escape(text)}</pre>" for n, text in own.items() if text)
+    logs = "".join(f"<h3>Log of {escape(n)}</h3><pre>{escape(text)}</pre>" for n, text in own.items() if text)
     return "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(i)}</li>" for i in items) + f"</ul>{logs}"
 
 
