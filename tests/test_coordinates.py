@@ -198,7 +198,7 @@ def test_a_coupled_coordinate_that_fits_in_neither_unit_is_a_warning(tmp_path: P
 
 def test_what_is_written_reads_back_here_and_in_opensim(tmp_path: Path) -> None:
     opensim, model = import_opensim(), build_model()
-    values = np.random.default_rng(0).normal(size=(TIME.size, len(KINDS)))
+    values = np.random.default_rng(0).uniform(-1.0, 1.0, size=(TIME.size, len(KINDS)))
     values[:, 4] = values[:, 3]
     motion = new_motion(TIME, coordinates=(list(KINDS), values))
     path = write_coordinates(motion, tmp_path / "b.mot", model)
