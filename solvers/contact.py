@@ -9,7 +9,7 @@ Every function works on plain arrays; :func:`sole_motion` is the only one that n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +26,15 @@ Mask = NDArray[np.bool_]
 SOLE_POINT_NAMES = ("heel_back", "heel_lateral", "heel_medial", "fifth_metatarsal", "first_metatarsal", "toe_lateral", "toe_tip")
 """Points of a sole, in the order of every array here."""
 
-_OUTLINE = np.array([(-0.12, 0.0), (0.10, 0.17), (0.10, -0.15), (0.85, 0.33), (1.00, -0.26), (1.15, 0.24), (1.42, -0.06)])
-"""The sole's outline, forward and lateral, in units of the distance from the heel body's origin to the toe joint."""
+_OUTLINE = np.array([(0.0, 0.0), (0.10, 0.12), (0.10, -0.10), (0.85, 0.22), (1.00, -0.18), (1.10, 0.15), (1.20, -0.05)])
+"""The part of the sole that carries load, forward and lateral, in units of the distance from the heel body's origin to the toe joint.
+
+It is smaller than the foot: measured centres of pressure stay away from the back of the heel, the edges and the tips of the toes.
+"""
 
 _ON_TOES = np.array([False, False, False, False, False, True, True])
 _DEFAULT_TOE_DISTANCE = 0.18
+_LEAST_SCORE = 0.01
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,9 @@ class ContactThresholds:
     ----------
     height
         Height above the floor [m] at which the contact score has fallen to one half.
-    speed
-        Speed relative to the ground [m/s] at which the contact score has fallen to one half.
+    speed, relative_speed
+        Speed relative to the ground at which the contact score has fallen to one half: the larger of ``speed`` [m/s] and
+        ``relative_speed`` times the speed that the heels have in swing, because smoothing smears the jolt of a landing.
     on, off
         Score at which contact begins and below which it ends.
     shortest
@@ -69,7 +74,8 @@ class ContactThresholds:
     """
 
     height: float = 0.045
-    speed: float = 1.1
+    speed: float = 0.6
+    relative_speed: float = 0.15
     on: float = 0.5
     off: float = 0.5
     shortest: float = 0.06
@@ -84,7 +90,7 @@ class Contact:
     touching
         ``(time, foot)``.
     score
-        How surely each sole point touches, between 0 and 1, zero where its foot does not, ``(time, foot, point)``.
+        How surely each sole point touches, ``(time, foot, point)``: above 0 and at most 1, zero where its foot does not.
     floor_height
         Height of the floor [m].
     ground_velocity
@@ -196,11 +202,11 @@ def ground_velocity(height: Array, velocity: Array, thresholds: ContactThreshold
         ``(3,)``, vertical component zero; zero below walking pace of a very slow belt (0.25 m/s), which is a person at rest.
     """
     limits = thresholds or ContactThresholds()
-    low = (height < limits.height) & (np.abs(velocity[..., 1]) < limits.speed / 2)
+    low = (height < limits.height) & (np.abs(velocity[..., 1]) < limits.speed)
     candidates = velocity[low][:, [0, 2]]
     if not len(candidates):
         return np.zeros(3)
-    mode = _densest(candidates, limits.speed / 4)
+    mode = _densest(candidates, limits.speed / 2)
     return np.array([mode[0], 0.0, mode[1]]) if np.hypot(*mode) > 0.25 else np.zeros(3)
 
 
@@ -238,9 +244,11 @@ def detect_contact(time: Array, position: Array, velocity: Array, thresholds: Co
     height = float(np.median(rest)) if floor is None else floor
     above = position[..., 1] - np.minimum(rest, height + limits.height)
     ground = ground_velocity(above, velocity, limits)
+    swing = float(np.nanquantile(np.linalg.norm(velocity[:, :, 0] - ground, axis=-1), 0.95))
+    limits = replace(limits, speed=max(limits.speed, limits.relative_speed * swing))
     score = contact_score(above, velocity, ground, limits)
     touching = np.stack([hysteresis(score[:, foot].max(axis=1), time, limits) for foot in range(score.shape[1])], axis=1)
-    return Contact(touching, np.where(touching[..., None], score, 0.0), height, ground)
+    return Contact(touching, np.where(touching[..., None], np.maximum(score, _LEAST_SCORE), 0.0), height, ground)
 
 
 def contact_score(height: Array, velocity: Array, ground: Array, thresholds: ContactThresholds | None = None) -> Array:

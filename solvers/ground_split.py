@@ -39,7 +39,8 @@ class FootLoads:
     free_moment
         Moment about the centre of pressure [N m], ``(time, foot, 3)``. Horizontal components are what the pressure could not carry.
     unexplained
-        ``(time, 6)``: the part of the wanted wrench that is not exerted, about the ground origin. Zero wherever a foot touches.
+        ``(time, 6)``: the part of the wanted wrench that is not exerted, about the ground origin. Zero wherever a foot touches, unless
+        the feet were to carry only what pressure can exert.
     """
 
     force: Array
@@ -99,7 +100,7 @@ def spread_pressure(target: Array, points: Array, score: Array) -> Array:
     return spread
 
 
-def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot: Array | None = None) -> FootLoads:
+def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot: Array | None = None, *, all_on_feet: bool = True) -> FootLoads:
     """Share a ground wrench between the feet so that the feet's loads sum to it exactly.
 
     Parameters
@@ -115,6 +116,8 @@ def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot:
     pivot
         Point that each foot's force is taken to aim at, ``(time, 3)`` [m], such as the centre of mass; where None the horizontal
         force is shared as the vertical one.
+    all_on_feet
+        Whether the feet also carry, as horizontal free moment, what no pressure under their soles can exert; otherwise it is unexplained.
 
     Returns
     -------
@@ -128,6 +131,9 @@ def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot:
     center = np.concatenate([pressure[..., :1], np.where(share > 0, height, 0.0)[..., None], pressure[..., 1:]], axis=2)
     rest = np.where(touching[:, None], wrench[:, 3:] - np.cross(center, force).sum(axis=1), 0.0)
     unexplained = np.where(touching[:, None], 0.0, wrench)
+    if not all_on_feet:
+        unexplained[:, [3, 5]] += rest[:, [0, 2]]
+        rest[:, [0, 2]] = 0.0
     return FootLoads(force, center, share[..., None] * rest[:, None], unexplained)
 
 

@@ -40,10 +40,14 @@ class PhysicsOptions(SolverOptions):
     cutoff_hz: float | Literal["auto"] | None = Field("auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null for none")
     floor_height: float | None = Field(None, description="height of the floor [m]; estimated from the soles by default")
     contact_height: float = Field(0.045, gt=0, description="height of a sole point above its rest [m] at which contact is as likely as not")
-    contact_speed: float = Field(1.1, gt=0, description="speed of a sole point against the ground [m/s] at which contact is as likely as not")
+    contact_speed: float = Field(0.6, gt=0, description="least speed of a sole point against the ground [m/s] at which contact is as likely as not")
+    contact_relative_speed: float = Field(0.15, ge=0, description="the same as part of the heels' speed in swing; the larger of both counts")
     shortest_contact: float = Field(0.06, ge=0, description="shortest contact and shortest gap in it that are believed [s]")
     pivot_height: float = Field(
         1.5, ge=0.5, description="height of the point that the forces of two feet aim at, in heights of the centre of mass; training recordings prefer 1.2 to 2"
+    )
+    beyond_soles: Literal["feet", "root"] = Field(
+        "feet", description="who carries the moment that no pressure under the soles can exert: the feet, exactly; or the root, as a residual"
     )
 
 
@@ -66,10 +70,10 @@ class PhysicsSolver(Solver):
         Returns
         -------
         xarray.Dataset
-            The root carries nothing while a foot touches. In flight the feet carry nothing and ``root_residual`` is the wrench that the
-            motion would need. ``flag`` marks ``flight`` and ``wrench_outside_feet``: the wanted wrench pulls at the ground, lies
-            outside the soles (the rest is carried as horizontal free moment), or acts while no foot touches. Frames without coordinates
-            are NaN.
+            The root carries nothing while a foot touches (unless ``beyond_soles`` is ``root``). In flight the feet carry nothing and
+            ``root_residual`` is the wrench that the motion would need. ``flag`` marks ``flight`` and ``wrench_outside_feet``: the
+            wanted wrench pulls at the ground, lies outside the soles (the rest is carried as horizontal free moment), or acts
+            while no foot touches. Frames without coordinates are NaN.
 
         Raises
         ------
@@ -122,12 +126,14 @@ def share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Arr
     from imdy_plugin.solvers.contact import ContactThresholds, detect_contact, sole_motion
     from imdy_plugin.solvers.ground_split import split_wrench
 
-    thresholds = ContactThresholds(height=options.contact_height, speed=options.contact_speed, shortest=options.shortest_contact)
+    thresholds = ContactThresholds(
+        height=options.contact_height, speed=options.contact_speed, relative_speed=options.contact_relative_speed, shortest=options.shortest_contact
+    )
     sole, velocity = sole_motion(mechanics, motion.q, motion.qd)
     contact = detect_contact(motion.time[motion.known], sole, velocity, thresholds, options.floor_height)
     pivot = mechanics.center_of_mass(motion.q, motion.qd, motion.qdd)[0]
     pivot[:, 1] = contact.floor_height + options.pivot_height * (pivot[:, 1] - contact.floor_height)
-    return contact, split_wrench(wrench, sole, contact.score, contact.floor_height, pivot)
+    return contact, split_wrench(wrench, sole, contact.score, contact.floor_height, pivot, all_on_feet=options.beyond_soles == "feet")
 
 
 def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float) -> Mask:
@@ -151,7 +157,8 @@ def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float)
     from imdy_plugin.solvers.contact import runs
 
     flight = np.asarray(~touching.any(axis=1))
-    tipping = np.linalg.norm(loads.free_moment.sum(axis=1)[:, [0, 2]], axis=1)
+    carried = loads.free_moment.sum(axis=1) + loads.unexplained[:, 3:]
+    tipping = np.linalg.norm(carried[:, [0, 2]], axis=1)
     outside = ~flight & ((wrench[:, 1] < -PULL * weight) | (tipping > TIPPING * weight))
     for start, stop in runs(flight):
         outside[start:stop] = np.median(np.linalg.norm(wrench[start:stop, :3], axis=1)) > AIRBORNE * weight
