@@ -99,8 +99,8 @@ class TrainingConfig:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     steps: int = 1800
-    batch: int = 16
-    window_s: float = 2.0
+    batch: int = 20
+    window_s: float = 1.28
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     average: float = 0.995
