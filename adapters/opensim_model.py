@@ -116,7 +116,8 @@ def _read(path: Path) -> Any:
         with silenced():
             return opensim.Model(str(path))
     except RuntimeError as error:
-        raise FileFormatError(path, f"OpenSim cannot read the model: {_first_line(error)}", "open it in OpenSim and save it again") from error
+        fix = _hint(error) or "open it in OpenSim and save it again"
+        raise FileFormatError(path, f"OpenSim cannot read the model: {_first_line(error)}", fix) from error
 
 
 def _check_version(path: Path, root: Element) -> None:
@@ -149,12 +150,12 @@ def _to_dataset(native: Any, origin: str) -> xr.Dataset:
             own_forces = strip_forces(model)
             state = model.initSystem()
     except RuntimeError as error:
-        raise InputError(f"{origin}: OpenSim cannot build the model: {_first_line(error)}") from error
+        raise InputError(f"{origin}: OpenSim cannot build the model: {_first_line(error)} -- {_hint(error)}") from error
     coords, variables = _body_variables(model)
     for part_coords, part in (_joint_variables(model), _coordinate_variables(model), _marker_variables(model)):
         coords |= part_coords
         variables |= part
-    _check_masses(origin, coords["body"], variables)
+    _check_massless(origin, coords["body"], variables)
     root_coordinates, root_body = find_root(model)
     feet = find_feet(coords["body"])
     attrs = {
@@ -300,25 +301,15 @@ def _marker_variables(model: Any) -> tuple[dict[str, list[str]], dict[str, Any]]
     }
 
 
-def _check_masses(origin: str, bodies: Sequence[str], variables: Mapping[str, Any]) -> None:
-    """Refuse masses that dynamics breaks on; a body without mass is lawful where something heavy hangs on it or it cannot move."""
-    mass, inertia = variables["body_mass"], variables["body_inertia"]
-    for name, value in zip(bodies, mass, strict=True):
-        if not value >= 0:
-            raise InputError(f"{origin}: body '{name}' has a mass of {value} kg; give it a positive one")
+def _check_massless(origin: str, bodies: Sequence[str], variables: Mapping[str, Any]) -> None:
+    """A body without mass is lawful where it cannot move against its parent, or something heavy hangs on it."""
     children: dict[str, list[str]] = {}
     for parent, child in zip(variables["joint_parent"], variables["joint_child"], strict=True):
         children.setdefault(str(parent), []).append(str(child))
-    heavy = {n for n, m, i in zip(bodies, mass, inertia, strict=True) if m > 0 or np.any(i[:3] > 0)}
+    heavy = {name for name, mass in zip(bodies, variables["body_mass"], strict=True) if mass > 0}
     for child, transform in zip(variables["joint_child"], variables["joint_transform"], strict=True):
-        if _moves(json.loads(str(transform))) and not heavy & _subtree(str(child), children):
-            raise InputError(f"{origin}: body '{child}' moves but has no mass, nor has anything that hangs on it; give it a mass or weld it")
-    if not heavy:
-        raise InputError(f"{origin}: no body has a mass; give the bodies their masses")
-
-
-def _moves(transform: Mapping[str, Any]) -> bool:
-    return bool(transform.get("coordinates")) or any(isinstance(axis, dict) and axis.get("coordinates") for axis in transform.values())
+        if '"coordinates": ["' in str(transform) and not heavy & _subtree(str(child), children):
+            raise InputError(f"{origin}: body '{child}' moves but has no mass, nor has anything that hangs on it; give that body a positive mass, or weld it")
 
 
 def _subtree(body: str, children: Mapping[str, Sequence[str]]) -> set[str]:
@@ -372,6 +363,11 @@ def _rows(vectors: Iterable[Any]) -> FloatArray:
 
 def _text(values: Iterable[str]) -> NDArray[np.str_]:
     return np.array(list(values), dtype=np.str_)
+
+
+def _hint(error: Exception) -> str:
+    """What to do about a body whose mass OpenSim refuses; its message names the body."""
+    return "give that body a positive mass, or weld it to one that has" if " mass" in str(error) else ""
 
 
 def _first_line(error: Exception) -> str:

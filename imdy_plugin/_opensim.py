@@ -26,7 +26,8 @@ def import_opensim() -> ModuleType:
         raise MissingDependencyError(f"OpenSim cannot be imported ({error}); install it with 'pip install opensim'") from error
     opensim.Logger.removeFileSink()
     opensim.Logger.setLevelString("Error")
-    return opensim
+    module: ModuleType = opensim
+    return module
 
 
 def is_opensim_object(value: object, class_name: str) -> bool:

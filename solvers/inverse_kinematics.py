@@ -79,7 +79,7 @@ def fit_markers(
     if len(names) < MIN_MARKERS:
         raise InputError(f"model and recording share {len(names)} marker(s) ({', '.join(names) or 'none'}); at least {MIN_MARKERS} are needed")
     fitter = _Fitter(mechanics, tuple(names), np.ones(len(names)) if weights is None else np.asarray(weights, float), accuracy)
-    visible = np.isfinite(positions).all(axis=-1)
+    visible = np.asarray(np.isfinite(positions).all(axis=-1), bool)
     start = int(np.argmax(visible.sum(axis=1)))
     value, rms = np.full((len(time), len(mechanics.coordinates)), np.nan), np.full(len(time), np.nan)
     value[start], rms[start] = fitter.find_start(positions[start])
@@ -242,7 +242,7 @@ def _mask(mechanics: OpenSimMechanics, time: FloatArray, value: FloatArray, rms:
     """Bridge short stretches in which a coordinate is not determined, mask long ones and those at the ends."""
     from scipy.interpolate import PchipInterpolator
 
-    never = ~determined.any(axis=0)
+    never = np.asarray(~determined.any(axis=0), bool)
     out = value.copy()
     for column in np.flatnonzero(~never & ~determined.all(axis=0)):
         good = determined[:, column]
