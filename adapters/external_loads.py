@@ -232,6 +232,14 @@ def check_zero_load(forces: xr.Dataset) -> None:
             warnings.warn(f"{text}; zero the plate or subtract the offset", DataWarning, stacklevel=2)
 
 
+def ground_force_is_known(forces: xr.Dataset) -> NDArray[np.bool_]:
+    """Frames ``(T,)`` in which force, moment and, where a force acts, its point of application are known on every body."""
+    force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
+    placed = np.isfinite(point).all(axis=-1) | (force == 0).all(axis=-1)
+    known = np.isfinite(force).all(axis=-1) & np.isfinite(moment).all(axis=-1) & placed
+    return np.asarray(known.all(axis=1))
+
+
 def write_ground_force(forces: xr.Dataset, mot_path: str | os.PathLike[str], xml_path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write ground forces as a ``.mot`` and the ExternalLoads ``.xml`` that OpenSim's tools read.
 
@@ -513,9 +521,7 @@ def _linear(time: _ARRAY, values: _ARRAY, new_time: _ARRAY) -> _ARRAY:
 
 
 def _known_span(forces: xr.Dataset, path: Path) -> slice:
-    force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
-    placed = np.isfinite(point).all(axis=-1) | (force == 0).all(axis=-1)
-    known = np.asarray((np.isfinite(force).all(axis=-1) & np.isfinite(moment).all(axis=-1) & placed).all(axis=1))
+    known = ground_force_is_known(forces)
     span = longest_run(known)
     count = span.stop - span.start
     if count == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.adapters.coordinates import write_coordinates
-from imdy_plugin.adapters.external_loads import write_ground_force
+from imdy_plugin.adapters.external_loads import ground_force_is_known, write_ground_force
 from imdy_plugin.adapters.netcdf import write_netcdf
 from imdy_plugin.adapters.storage import longest_run, read_table, write_table
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
@@ -96,7 +97,7 @@ def read_id_sto(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], tupl
         A column is named neither ``..._moment`` nor ``..._force``.
     """
     table = read_table(path)
-    names = tuple(name.removesuffix("_moment").removesuffix("_force") for name in table.names)
+    names = tuple(re.sub(r"_(moment|force)$", "", name) for name in table.names)
     other = [name for name, short in zip(table.names, names, strict=True) if name == short]
     if other:
         raise FileFormatError(table.path, f"column '{other[0]}' ends neither in _moment nor in _force", "give the results file of inverse dynamics")
@@ -104,14 +105,15 @@ def read_id_sto(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], tupl
 
 
 def _is_known(result: xr.Dataset, variable: str, path: Path) -> bool:
-    """Whether a variable holds any frame without NaN (beside coordinates that it never holds); warns where it does not."""
-    values = result[variable].values.reshape(result.sizes["time"], -1)
-    finite = np.isfinite(values)
-    columns = finite.any(axis=0) | (variable == "ground_force")
-    known = bool(columns.any() and finite[:, columns].all(axis=1).any())
-    if not known:
+    """Whether any frame of a variable is known (beside coordinates that never are); warns where none is."""
+    if variable == "ground_force":
+        frames = ground_force_is_known(result)
+    else:
+        finite = np.isfinite(result[variable].values)
+        frames = finite[:, finite.any(axis=0)].all(axis=1) & finite.any()
+    if not frames.any():
         warnings.warn(f"{path}: no frame of {variable} is known; not written", DataWarning, stacklevel=3)
-    return known
+    return bool(frames.any())
 
 
 def _known_part(result: xr.Dataset, variable: str, path: Path) -> xr.Dataset:

@@ -149,6 +149,13 @@ def test_generalized_forces_alone_are_cut_to_what_is_known_too(tmp_path: Path) -
         write_generalized_force(build(force=force * np.nan), tmp_path / "id.sto")
 
 
+def test_forces_without_a_known_place_are_not_written(tmp_path: Path) -> None:
+    result = build()
+    result["center_of_pressure"] = result["center_of_pressure"] * np.nan
+    with pytest.warns(DataWarning, match="no frame of ground_force is known"):
+        assert "ground_force" not in write_result_files(result, tmp_path, "a")
+
+
 def test_a_result_without_ground_forces_leaves_their_files_out(tmp_path: Path) -> None:
     assert set(write_result_files(build().isel(body=[]), tmp_path, "a")) == {"netcdf", "id"}
 
