@@ -215,6 +215,7 @@ def movement_figure(view: View) -> Figure | None:
     ax.set_yticks(np.arange(0.0, top, 0.5))
     ax.set(xlim=(-0.5 * spacing, (len(at) - 0.5) * spacing), ylim=(-_BELOW, top), ylabel="height [m]", xticks=[])
     ax.spines["bottom"].set_visible(False)
+    ax.spines["left"].set_bounds(0.0, top)
     ax.grid(visible=False)
     _legend(figure, view)
     return figure
@@ -311,7 +312,7 @@ def _second_axis(ax: Axes, panel: Panel) -> None:
     factor = panel.factor
     second = ax.secondary_yaxis("right", functions=(lambda v: np.asarray(v) * factor, lambda v: np.asarray(v) / factor))
     second.set_ylabel(f"[{panel.second_unit}]")
-    second.yaxis.set_label_coords(1 + 0.56 / (ax.get_position().width * WIDTH), 0.5)
+    second.yaxis.set_label_coords(1 + 0.56 / (ax.get_position().width * WIDTH), 0.5, transform=ax.transAxes)
 
 
 def _line(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, limit: int) -> None:
@@ -426,7 +427,10 @@ def _arrows(ax: Axes, view: View, name: str, at: NDArray[np.float64], centre: ND
             end = (start[0] + scale * _column(force["forward"], foot)[i], start[1] + scale * _column(force["up"], foot)[i])
             if np.isfinite([*start, *end]).all():
                 ax.annotate(
-                    "", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": colour(view, name), "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+                    "",
+                    xy=end,
+                    xytext=start,
+                    arrowprops={"arrowstyle": "-|>", "color": colour(view, name), "linewidth": 1.4, "mutation_scale": 7, "shrinkA": 0, "shrinkB": 0},
                 )
 
 

@@ -251,8 +251,13 @@ def test_survives(case: str, tmp_path: Path) -> None:
     assert expected in text_of(page)
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     Page(page)
-    assert write_picture(result, tmp_path / "p.png").stat().st_size > 10_000
     summary_table(result)
+
+
+@pytest.mark.parametrize("case", ["one foot", "no ground", "bare"])
+def test_picture(case: str, tmp_path: Path) -> None:
+    path = write_picture(CASES[case][0](), tmp_path / "new" / "p.png")
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
 
 
 def test_an_isolated_frame_is_drawn_as_a_point(tmp_path: Path) -> None:
