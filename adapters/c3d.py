@@ -48,6 +48,8 @@ class C3dReader(MarkerReader):
         ``"error"`` refuses a label that occurs twice; ``"suffix"`` keeps both as ``name``, ``name_2``.
     threshold
         Vertical force [N] above which something stands on a plate.
+    remove_offset
+        Whether what an unloaded plate reads is taken off.
     foot_bodies
         Names of the bodies that the ground acts on, right and left.
     """
@@ -63,12 +65,13 @@ class C3dReader(MarkerReader):
         strip_prefix: bool = True,
         duplicates: Literal["error", "suffix"] = "error",
         threshold: float = CONTACT_THRESHOLD,
+        remove_offset: bool = True,
         foot_bodies: Sequence[str] = ("calcn_r", "calcn_l"),
     ) -> None:
         if up is not None and up.lower().lstrip("+-") not in ("x", "y", "z"):
             raise InputError(f"up is '{up}', must be one of x, y, z with or without a sign")
         self.up, self.units, self.strip_prefix, self.duplicates = up, units, strip_prefix, duplicates
-        self.threshold, self.foot_bodies = threshold, tuple(foot_bodies)
+        self.threshold, self.remove_offset, self.foot_bodies = threshold, remove_offset, tuple(foot_bodies)
 
     def accepts(self, source: Any) -> bool:
         """Whether ``source`` is a path that ends in .c3d."""
@@ -115,7 +118,7 @@ class C3dReader(MarkerReader):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # the same markers' warnings come from read()
             motion, rotation, metres = self._markers(file)
-        plates = read_plates(file, rotation, metres, self.threshold)
+        plates = read_plates(file, rotation, metres, self.threshold, remove_offset=self.remove_offset)
         return assign_plates_to_feet(plates, self._feet(file, motion), source=file.path).assign_attrs(source=str(file.path))
 
     def _markers(self, file: C3dFile) -> tuple[xr.Dataset, Array, float]:

@@ -101,10 +101,11 @@ class _Numbers:
         return np.frombuffer(data, self.order + ("u2" if unsigned else "i2")).astype(np.int64)
 
     def floats(self, data: bytes) -> NDArray[np.float64]:
-        if not self.dec:
-            return np.frombuffer(data, self.order + "f4").astype(float)
-        swapped = np.frombuffer(data, "<u2").reshape(-1, 2)[:, ::-1].astype("<u2")
-        return swapped.reshape(-1).view("<f4").astype(float) / 4.0
+        with np.errstate(invalid="ignore"):  # damaged files hold signalling NaN
+            if not self.dec:
+                return np.frombuffer(data, self.order + "f4").astype(float)
+            swapped = np.frombuffer(data, "<u2").reshape(-1, 2)[:, ::-1].astype("<u2")
+            return swapped.reshape(-1).view("<f4").astype(float) / 4.0
 
 
 def read_c3d_bytes(path: str | os.PathLike[str]) -> C3dFile:

@@ -34,6 +34,7 @@ _SHORTEST_CONTACT = 0.03
 _LONGEST_DROPOUT = 0.01
 
 _LOW, _SLOW, _STANDING = 0.03, 0.8, 0.4
+_HIGHEST_REST = 0.15
 _EDGE = 0.04
 _WIDEN = 0.04
 _FARTHEST, _NEAR = 0.25, 0.15
@@ -74,7 +75,7 @@ class Plate:
     note: str
 
 
-def read_plates(file: C3dFile, rotation: Array, metres: float, threshold: float = CONTACT_THRESHOLD) -> list[Plate]:
+def read_plates(file: C3dFile, rotation: Array, metres: float, threshold: float = CONTACT_THRESHOLD, *, remove_offset: bool = True) -> list[Plate]:
     """Measurements of all plates of a .c3d file.
 
     Parameters
@@ -87,6 +88,8 @@ def read_plates(file: C3dFile, rotation: Array, metres: float, threshold: float 
         Metres per unit of length of the file.
     threshold
         Vertical force [N] above which something stands on a plate; raised to five times the noise of the unloaded plate.
+    remove_offset
+        Whether what the unloaded plate reads is taken off.
 
     Raises
     ------
@@ -104,14 +107,14 @@ def read_plates(file: C3dFile, rotation: Array, metres: float, threshold: float 
     types = file.numbers("FORCE_PLATFORM", "TYPE").ravel().astype(int)
     if len(types) < count:
         raise FileFormatError(file.path, f"FORCE_PLATFORM:TYPE holds {len(types)} values for {count} plates", "export it again")
-    return [_read_plate(file, i, count, int(types[i]), rotation, metres, threshold) for i in range(count)]
+    return [_read_plate(file, i, count, int(types[i]), rotation, metres, threshold, remove_offset) for i in range(count)]
 
 
 def _first(values: Array, default: float) -> float:
     return float(values.ravel()[0]) if values.size else default
 
 
-def _read_plate(file: C3dFile, index: int, count: int, kind: int, rotation: Array, metres: float, threshold: float) -> Plate:
+def _read_plate(file: C3dFile, index: int, count: int, kind: int, rotation: Array, metres: float, threshold: float, remove_offset: bool) -> Plate:
     name = f"plate {index + 1}"
     if kind not in _CHANNELS:
         raise FileFormatError(file.path, f"{name} is of type {kind}; types 1 to 4 are read", "give the forces as an ExternalLoads .xml with its .mot")
@@ -122,7 +125,7 @@ def _read_plate(file: C3dFile, index: int, count: int, kind: int, rotation: Arra
         channels = channels @ _calibration(file, index, count, length).T
     force, moment = plate_wrench(kind, channels, origin)
     axes = _axes(file, name, corners)
-    return _measure(file, name, force @ axes.T, moment @ axes.T, corners, axes, threshold)
+    return _measure(file, name, force @ axes.T, moment @ axes.T, corners, axes, threshold, remove_offset)
 
 
 def _per_plate(file: C3dFile, parameter: str, index: int, count: int, size: int) -> Array:
@@ -220,11 +223,13 @@ def _axes(file: C3dFile, name: str, corners: Array) -> Array:
     return np.column_stack([x, np.cross(z, x), z])
 
 
-def _measure(file: C3dFile, name: str, force: Array, moment: Array, corners: Array, axes: Array, threshold: float) -> Plate:
+def _measure(file: C3dFile, name: str, force: Array, moment: Array, corners: Array, axes: Array, threshold: float, remove_offset: bool) -> Plate:
     time = np.arange(len(force)) / file.analog_rate
     up = axes[:, 2] if axes[1, 2] > 0 else -axes[:, 2]
     sign = -1.0 if _points_down(force @ up) else 1.0
     offset, noise, note = _baseline(sign * (force @ up), sign * np.hstack([force, moment]), file.analog_rate)
+    if not remove_offset:
+        offset, note = np.zeros(6), "offset kept"
     if np.linalg.norm(offset[:3]) > threshold:
         text = f"{file.path}: {name} reads {np.linalg.norm(offset[:3]):.1f} N while nothing stands on it; the offset is removed"
         warnings.warn(text, DataWarning, stacklevel=5)
@@ -331,7 +336,8 @@ def assign_plates_to_feet(
     if not plates or len(feet) != 2 or any(len(p.time) != len(plates[0].time) for p in plates):
         raise InputError(f"{source}: plates on one time base and two feet are needed, got {len(plates)} plates and {len(feet)} feet")
     time = plates[0].time
-    tracks = [_Foot.of(*feet[body]) for body in feet]
+    floor = max(float(p.corners[:, 1].max()) for p in plates)
+    tracks = [_Foot.of(*feet[body], floor) for body in feet]
     sums = [_Sum.of(len(time)) for _ in feet]
     unknown = np.zeros((len(time), len(tracks)), bool)
     notes = []
@@ -366,10 +372,11 @@ class _Foot:
     velocity: Array
 
     @classmethod
-    def of(cls, time: Array, position: Array) -> _Foot:
+    def of(cls, time: Array, position: Array, floor: float) -> _Foot:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            lift = position[..., 1] - np.nanpercentile(position[..., 1], 5, axis=0)
+            lowest = np.nanpercentile(position[..., 1], 5, axis=0)
+        lift = position[..., 1] - np.fmin(lowest, floor + _HIGHEST_REST)
         velocity = np.gradient(position, time, axis=0) if len(time) > 1 else np.zeros_like(position)
         return cls(time, position, lift, velocity)
 
