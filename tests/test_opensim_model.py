@@ -201,7 +201,7 @@ def test_masses_that_break_dynamics_are_refused_by_name(mass: float) -> None:
     shank = model.updBodySet().get("shank")
     shank.set_mass(mass)
     shank.set_inertia(import_opensim().Vec6(0))
-    with pytest.raises(InputError, match=r"shank .*give that body a positive mass"):
+    with pytest.raises(InputError, match=r"shank.*give that body a positive mass"):
         ADAPTER.load(model)
 
 
@@ -212,7 +212,7 @@ def test_masses_that_break_dynamics_are_refused_in_files(person_file: Path, tmp_
     )
     assert count == 1
     (tmp_path / "light.osim").write_text(text)
-    with pytest.raises((InputError, FileFormatError), match=r"light.osim: .*hand_l .*positive mass"):
+    with pytest.raises((InputError, FileFormatError), match=r"light.osim: .*hand_l.*positive mass"):
         ADAPTER.load(tmp_path / "light.osim")
 
 
