@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from imdy_plugin.solvers.contact import nearest_in_hull
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -100,7 +102,9 @@ def spread_pressure(target: Array, points: Array, score: Array) -> Array:
     return spread
 
 
-def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot: Array | None = None, *, all_on_feet: bool = True) -> FootLoads:
+def split_wrench(
+    wrench: Array, sole: Array, score: Array, height: float, pivot: Array | None = None, *, target: Array | None = None, all_on_feet: bool = True
+) -> FootLoads:
     """Share a ground wrench between the feet so that the feet's loads sum to it exactly.
 
     Parameters
@@ -116,6 +120,9 @@ def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot:
     pivot
         Point that each foot's force is taken to aim at, ``(time, 3)`` [m], such as the centre of mass; where None the horizontal
         force is shared as the vertical one.
+    target
+        Zero-moment point to share the vertical force by, ``(time, 3)`` [m], such as a smoother one; that of the wrench where None. The
+        centres of pressure then move toward the wrench's own as far as the soles allow.
     all_on_feet
         Whether the feet also carry, as horizontal free moment, what no pressure under their soles can exert; otherwise it is unexplained.
 
@@ -124,7 +131,10 @@ def split_wrench(wrench: Array, sole: Array, score: Array, height: float, pivot:
     FootLoads
         Where no foot touches, all zero and the wrench unexplained.
     """
-    share, pressure = _share_vertical(zero_moment_point(wrench, height), sole, score)
+    exact = zero_moment_point(wrench, height)
+    share, pressure = _share_vertical(exact if target is None else target, sole, score)
+    if target is not None:
+        pressure = _move_pressure(exact, share, pressure, sole, score)
     touching = share.sum(axis=1) > 0
     aim = None if pivot is None else pivot - np.array([0.0, height, 0.0])
     force = _share_force(wrench[:, :3], share, pressure, aim)
@@ -150,6 +160,16 @@ def _share_vertical(target: Array, sole: Array, score: Array) -> tuple[Array, Ar
     share = by_foot.sum(axis=2)
     center = np.einsum("tfp,tfpc->tfc", by_foot, sole[..., [0, 2]]) / np.maximum(share, 1e-12)[..., None]
     return share, center
+
+
+def _move_pressure(target: Array, share: Array, pressure: Array, sole: Array, score: Array) -> Array:
+    """Move centres of pressure ``(time, foot, 2)`` alike, so that their common centre comes to the target, each within what touches of its sole."""
+    shift = target[:, [0, 2]] - np.einsum("tf,tfc->tc", share, pressure)
+    wanted = pressure + np.where(np.isfinite(shift), shift, 0.0)[:, None]
+    best = np.take_along_axis(sole, score.argmax(axis=2)[..., None, None], axis=2)
+    corners = np.where(score[..., None] > 0.1 * score.max(axis=2)[..., None, None], sole, best)[..., [0, 2]]
+    moved = [nearest_in_hull(wanted[:, foot], corners[:, foot]) for foot in range(sole.shape[1])]
+    return np.where(share[..., None] > 0, np.stack(moved, axis=1), pressure)
 
 
 def _share_force(total: Array, share: Array, pressure: Array, pivot: Array | None) -> Array:

@@ -46,6 +46,9 @@ class PhysicsOptions(SolverOptions):
     pivot_height: float = Field(
         1.5, ge=0.5, description="height of the point that the forces of two feet aim at, in heights of the centre of mass; training recordings prefer 1.2 to 2"
     )
+    weight_shift_hz: float = Field(
+        5.0, gt=0, description="how fast weight can shift from foot to foot [Hz]: the zero-moment point that shares it is low-passed here"
+    )
     beyond_soles: Literal["feet", "root"] = Field(
         "feet", description="who carries the moment that no pressure under the soles can exert: the feet, exactly; or the root, as a residual"
     )
@@ -124,16 +127,29 @@ class _Motion:
 def share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Array, options: PhysicsOptions) -> tuple[Contact, FootLoads]:
     """Find contact from the soles and share a wrench ``(time, 6)`` about the ground origin between the feet that touch."""
     from imdy_plugin.solvers.contact import ContactThresholds, detect_contact, sole_motion
-    from imdy_plugin.solvers.ground_split import split_wrench
+    from imdy_plugin.solvers.ground_split import split_wrench, zero_moment_point
 
     thresholds = ContactThresholds(
         height=options.contact_height, speed=options.contact_speed, relative_speed=options.contact_relative_speed, shortest=options.shortest_contact
     )
     sole, velocity = sole_motion(mechanics, motion.q, motion.qd)
     contact = detect_contact(motion.time[motion.known], sole, velocity, thresholds, options.floor_height)
+    floor = contact.floor_height
     pivot = mechanics.center_of_mass(motion.q, motion.qd, motion.qdd)[0]
-    pivot[:, 1] = contact.floor_height + options.pivot_height * (pivot[:, 1] - contact.floor_height)
-    return contact, split_wrench(wrench, sole, contact.score, contact.floor_height, pivot, all_on_feet=options.beyond_soles == "feet")
+    pivot[:, 1] = floor + options.pivot_height * (pivot[:, 1] - floor)
+    target = zero_moment_point(_slow_part(motion, wrench, options.weight_shift_hz), floor)
+    return contact, split_wrench(wrench, sole, contact.score, floor, pivot, target=target, all_on_feet=options.beyond_soles == "feet")
+
+
+def _slow_part(motion: _Motion, wrench: Array, cutoff_hz: float) -> Array:
+    """Low-passed wrench; as it is where a stretch is too short to filter."""
+    from imdy_plugin.solvers.kinematics import MIN_FRAMES_FILTERED, finite_stretches, smooth
+
+    everywhere = motion.spread(wrench)
+    if max(stretch.stop - stretch.start for stretch in finite_stretches(everywhere)) < MIN_FRAMES_FILTERED:
+        return wrench
+    slow = smooth(motion.time, everywhere, cutoff_hz)[0][motion.known]
+    return np.where(np.isfinite(slow), slow, wrench)
 
 
 def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float) -> Mask:

@@ -21,7 +21,7 @@ def stand(frames: int = 1) -> np.ndarray:
 
 def wrench_at(force: tuple[float, float, float], point: tuple[float, float, float], twist: float = 0.0) -> np.ndarray:
     """One frame: a force through a point with a moment about the vertical."""
-    return np.concatenate([force, np.cross(point, force) + [0.0, twist, 0.0]])[None]
+    return np.concatenate([force, np.cross(point, force) + np.array([0.0, twist, 0.0])])[None]
 
 
 def total(loads: FootLoads) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_a_foot_about_to_lift_carries_less() -> None:
     score[:, 1] = 0.05
     wrench = wrench_at((0.0, WEIGHT, 0.0), (0.05, 0.0, HALF_WIDTH - 0.02))
     lifting, standing = split_wrench(wrench, stand(), score, 0.0), split_wrench(wrench, stand(), both_down(), 0.0)
-    assert lifting.force[0, 1, 1] < 0.5 * standing.force[0, 1, 1]
+    assert lifting.force[0, 1, 1] < 0.7 * standing.force[0, 1, 1]
 
 
 def test_a_foot_in_the_air_carries_nothing() -> None:
@@ -71,6 +71,21 @@ def test_a_foot_in_the_air_carries_nothing() -> None:
     np.testing.assert_allclose(loads.force[0, 0], [30.0, WEIGHT, -20.0])
 
 
+def test_a_slower_target_shares_and_the_centers_follow_the_wrench() -> None:
+    wrench, target = wrench_at((0.0, WEIGHT, 0.0), (0.12, 0.0, 0.02)), np.array([[0.05, 0.0, 0.0]])
+    loads = split_wrench(wrench, stand(), both_down(), 0.0, target=target)
+    np.testing.assert_allclose(loads.force[0, :, 1], WEIGHT / 2, rtol=1e-3)
+    np.testing.assert_allclose(loads.center_of_pressure[0], [[0.12, 0.0, HALF_WIDTH + 0.02], [0.12, 0.0, 0.02 - HALF_WIDTH]], atol=1e-4)
+    np.testing.assert_allclose(total(loads), wrench, atol=1e-9)
+
+
+def test_a_center_of_pressure_stays_off_the_part_of_a_sole_that_is_lifted() -> None:
+    score = both_down()
+    score[:, :, :2] = 0.01
+    loads = split_wrench(wrench_at((0.0, WEIGHT, 0.0), (0.0, 0.0, 0.0)), stand(), score, 0.0, target=np.array([[0.15, 0.0, 0.0]]))
+    np.testing.assert_allclose(loads.center_of_pressure[0, :, 0], 0.15, atol=1e-6)
+
+
 @pytest.mark.parametrize("pivot", [None, np.array([[0.1, 1.4, 0.02]])])
 @pytest.mark.parametrize("height", [0.0, -0.3])
 def test_loads_sum_to_the_wrench_exactly(pivot: np.ndarray | None, height: float) -> None:
@@ -78,7 +93,7 @@ def test_loads_sum_to_the_wrench_exactly(pivot: np.ndarray | None, height: float
     for _ in range(50):
         wrench = rng.normal(0, 300, (1, 6))
         score = rng.uniform(0.02, 1, (1, 2, 4)) * rng.permutation([[[1.0], [rng.integers(0, 2)]]], axis=1)
-        loads = split_wrench(wrench, stand() + [0.0, height, 0.0], score, height, pivot)
+        loads = split_wrench(wrench, stand() + np.array([0.0, height, 0.0]), score, height, pivot)
         np.testing.assert_allclose(total(loads), wrench, atol=1e-9)
         assert not loads.unexplained.any()
 
