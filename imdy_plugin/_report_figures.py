@@ -221,7 +221,7 @@ def movement_figure(view: View) -> Figure | None:
     return figure
 
 
-def _axes(rows: int, columns: int, row_height: float, *, sharey: Literal["row"] | bool, between: float = 0.22) -> tuple[Figure, NDArray[Any]]:
+def _axes(rows: int, columns: int, row_height: float, *, sharey: Literal["row"] | bool, between: float = 0.4) -> tuple[Figure, NDArray[Any]]:
     """A grid of axes with fixed room for titles, legend and labels [inch]: quicker than to measure every text, and alike in all figures."""
     from matplotlib.figure import Figure
 
