@@ -263,7 +263,7 @@ def _typical_span(position: NDArray[np.float64]) -> NDArray[np.float64]:
     seen = position[complete.any(axis=1)]
     if not len(seen):
         raise InputError("no marker is seen in any frame")
-    low, high = np.nanpercentile(seen, [5, 95], axis=1)
+    low, high = np.nanpercentile(seen[:: max(1, len(seen) // 200)], [5, 95], axis=1)
     return np.asarray(np.median(high - low, axis=0))
 
 
