@@ -314,7 +314,7 @@ def _read_ground_force(source: Any, loaded: LoadedModel) -> xr.Dataset | None:
         return _on_feet_of(forces, loaded)
     from imdy_plugin.adapters.external_loads import read_ground_force
 
-    return read_ground_force(source)
+    return read_ground_force(source, model=loaded.dataset)
 
 
 def _on_feet_of(forces: xr.Dataset, loaded: LoadedModel) -> xr.Dataset:

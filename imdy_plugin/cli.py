@@ -224,10 +224,12 @@ def main() -> None:
 
 def _finish(result: Any, folder: Path, stem: str, trial: Any) -> None:
     from imdy_plugin.outputs import write_outputs
-    from imdy_plugin.report import summary_table
+    from imdy_plugin.report import difference_terminal_table, summary_table
 
     paths = write_outputs(result, folder, stem, trial)
-    out.print(summary_table(result))
+    out.print(summary_table(result, trial))
+    if result.sizes.get("solver", 1) > 1:
+        out.print(difference_terminal_table(result, trial))
     for kind, path in paths.items():
         out.print(f"{kind:>28}  {path}", soft_wrap=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import xarray as xr
@@ -43,11 +42,5 @@ def write_outputs(result: xr.Dataset, folder: Path, stem: str, trial: Trial | No
     else:
         paths.update(write_result_files(result, folder, stem))
     paths["report"] = write_report(result, folder / f"{stem}_report.html", trial=trial)
-    paths["picture"] = write_picture(result, folder / f"{stem}.png")
+    paths["picture"] = write_picture(result, folder / f"{stem}.png", trial=trial)
     return paths
-
-
-def provenance(result: xr.Dataset) -> dict[str, str]:
-    """Input files by role, as the result carries them."""
-    found: dict[str, str] = json.loads(result.attrs.get("provenance", "{}"))
-    return found
