@@ -147,7 +147,7 @@ def _smooth(time: Array, position: Array, grid: Array) -> tuple[Array, Array, Ar
     from scipy.signal import butter, sosfiltfilt
 
     out = tuple(np.full((grid.size, 3), np.nan) for _ in range(3))
-    for run in _runs(time, np.isfinite(position).all(axis=1)):
+    for run in _runs(time, _known(position)):
         fine = grid[(grid >= time[run[0]] - 1e-9) & (grid <= time[run[-1]] + 1e-9)]
         if fine.size < max(SHORTEST_RUN_S * RATE_HZ, 4):
             continue
@@ -161,6 +161,11 @@ def _smooth(time: Array, position: Array, grid: Array) -> tuple[Array, Array, Ar
     return out[0], out[1], out[2]
 
 
+def _known(vectors: Array) -> NDArray[np.bool_]:
+    """Rows of ``(T, n)`` without NaN."""
+    return np.asarray(np.isfinite(vectors).all(axis=1), bool)
+
+
 def _runs(time: Array, finite: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
     """Frames with a position, cut where a gap is too long to bridge; a run has at least four frames."""
     rows = np.flatnonzero(finite)
@@ -170,7 +175,7 @@ def _runs(time: Array, finite: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
 
 def _mean_of(position: Array, names: tuple[str, ...]) -> Array:
     """Mean over landmarks, NaN in frames where one of them is missing; NaN throughout where one never is there."""
-    return np.mean([position[:, LANDMARKS.index(n)] for n in names], axis=0)
+    return np.asarray(np.mean([position[:, LANDMARKS.index(n)] for n in names], axis=0))
 
 
 def _mean_present(values: Array, columns: list[int]) -> Array:
@@ -182,7 +187,7 @@ def _mean_present(values: Array, columns: list[int]) -> Array:
 def _first_finite(candidates: list[Array]) -> Array:
     out = candidates[0].copy()
     for candidate in candidates[1:]:
-        lacking = ~np.isfinite(out).all(axis=1)
+        lacking = ~_known(out)
         out[lacking] = candidate[lacking]
     return out
 
@@ -200,14 +205,14 @@ def _root(position: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
     length = np.linalg.norm(forward, axis=1, keepdims=True)
     forward = _gaussian(forward / np.where(length > 0.02, length, np.nan), HEADING_WINDOW_S)
     heading = forward / np.linalg.norm(forward, axis=1, keepdims=True)
-    return origin, heading, np.isfinite(origin).all(axis=1) & np.isfinite(heading).all(axis=1)
+    return origin, heading, _known(origin) & _known(heading)
 
 
 def _gaussian(values: Array, sigma_s: float) -> Array:
     """Gaussian mean over the finite frames, ``(T, n)``; NaN where no frame is near."""
     from scipy.ndimage import gaussian_filter1d
 
-    known = np.isfinite(values).all(axis=1)
+    known = _known(values)
     weight = gaussian_filter1d(known.astype(float), sigma_s * RATE_HZ, mode="constant")
     total = gaussian_filter1d(np.where(known[:, None], values, 0.0), sigma_s * RATE_HZ, axis=0, mode="constant")
     return np.where(weight[:, None] > 0.05, total / np.maximum(weight, 1e-9)[:, None], np.nan)

@@ -23,10 +23,39 @@ LARGEST_GAIN = 0.2
 LARGEST_SLOPE = 0.1
 """Largest horizontal correction, as a share of the vertical force."""
 
-LARGEST_SHIFT_M = 0.03
+LARGEST_SHIFT_M = 0.025
 """Largest shift of the centres of pressure [m]."""
 
 _LEAST_SUPPORT = 1.0
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far a momentum balance is believed.
+
+    Attributes
+    ----------
+    cutoff_hz
+        Below this the total force follows the balance [Hz].
+    tolerance
+        Relative difference of the vertical force that is let stand.
+    horizontal
+        Whether horizontal forces and centres of pressure are corrected too.
+    """
+
+    cutoff_hz: float
+    tolerance: float
+    horizontal: bool
+
+
+WHOLE_BODY = Trust(cutoff_hz=1.5, tolerance=0.0, horizontal=True)
+"""A model with a trunk of its own: believed below the cadence of walking."""
+
+PELVIS = Trust(cutoff_hz=0.5, tolerance=0.025, horizontal=False)
+"""The pelvis' motion alone: over strides it rises and falls as the whole body does; the stated mass is no better known than this."""
+
+PRESSURE_CUTOFF_HZ = 0.5
+"""Below this the centres of pressure follow the moment balance: what differs between laboratories is constant."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +65,7 @@ class Correction:
     Attributes
     ----------
     loads
-        With force and centre of pressure corrected.
+        With corrected force.
     gain
         What the vertical force would have to be multiplied with, before limits, ``(T,)``.
     exceeded
@@ -48,7 +77,7 @@ class Correction:
     exceeded: NDArray[np.bool_]
 
 
-def correct_force(loads: GroundLoads, total: Array, cutoff_hz: float) -> Correction:
+def correct_force(loads: GroundLoads, total: Array, trust: Trust) -> Correction:
     """Make the slow part of the feet's force that of ``total``.
 
     Parameters
@@ -57,22 +86,22 @@ def correct_force(loads: GroundLoads, total: Array, cutoff_hz: float) -> Correct
         Predicted.
     total
         Total ground force/mass that the motion asks for, ``m (a - g) / m`` [N/kg], ``(T, 3)``; NaN where unknown.
-    cutoff_hz
-        Where the equations hand over to the network [Hz].
+    trust
+        How far ``total`` is believed.
     """
-    feet = loads.force.sum(axis=1)
-    wanted, carried = slow_part(loads.time, cutoff_hz, total, feet)
+    wanted, carried = slow_part(loads.time, trust.cutoff_hz, total, loads.force.sum(axis=1))
     support = np.maximum(carried[:, 1], _LEAST_SUPPORT)
     gain = np.where(np.isfinite(wanted[:, 1]), wanted[:, 1] / support, 1.0)
-    slope = np.nan_to_num((wanted - carried) / support[:, None])
+    excess = np.sign(gain - 1.0) * np.maximum(np.abs(gain - 1.0) - trust.tolerance, 0.0)
     force = loads.force.copy()
-    for axis in (0, 2):
-        force[..., axis] += loads.force[..., 1] * np.clip(slope[:, axis], -LARGEST_SLOPE, LARGEST_SLOPE)[:, None]
-    force[..., 1] *= np.clip(gain, 1.0 - LARGEST_GAIN, 1.0 + LARGEST_GAIN)[:, None]
-    return Correction(replace(loads, force=force), gain, np.abs(gain - 1.0) > LARGEST_GAIN)
+    if trust.horizontal:
+        slope = np.clip(np.nan_to_num((wanted - carried) / support[:, None]), -LARGEST_SLOPE, LARGEST_SLOPE)
+        force[..., [0, 2]] += loads.force[..., 1:2] * slope[:, None, [0, 2]]
+    force[..., 1] *= 1.0 + np.clip(excess, -LARGEST_GAIN, LARGEST_GAIN)[:, None]
+    return Correction(replace(loads, force=force), gain, np.abs(excess) > LARGEST_GAIN)
 
 
-def correct_pressure(loads: GroundLoads, wrench: Array, center: Array, cutoff_hz: float) -> GroundLoads:
+def correct_pressure(loads: GroundLoads, wrench: Array, center: Array) -> GroundLoads:
     """Shift both centres of pressure so that the slow part of the horizontal moment balances.
 
     Parameters
@@ -83,14 +112,12 @@ def correct_pressure(loads: GroundLoads, wrench: Array, center: Array, cutoff_hz
         Total ground force/mass and moment/mass about the ground origin that the motion asks for, ``(T, 6)``.
     center
         Centre of mass [m], ``(T, 3)``; moments are compared about its projection on the floor.
-    cutoff_hz
-        As in :func:`correct_force`.
     """
     base = center.copy()
     base[:, 1] = loads.center_of_pressure[:, 0, 1]
     asked = wrench[:, 3:] - np.cross(base, wrench[:, :3])
     carried = np.cross(loads.center_of_pressure - base[:, None], loads.force).sum(axis=1)
-    wanted, moment, support = slow_part(loads.time, cutoff_hz, asked, carried, loads.force.sum(axis=1))
+    wanted, moment, support = slow_part(loads.time, PRESSURE_CUTOFF_HZ, asked, carried, loads.force.sum(axis=1))
     missing = (wanted - moment) / np.maximum(support[:, 1:2], _LEAST_SUPPORT)
     shift = np.nan_to_num(np.stack([missing[:, 2], np.zeros(len(missing)), -missing[:, 0]], axis=1))
     shift = np.clip(shift, -LARGEST_SHIFT_M, LARGEST_SHIFT_M)

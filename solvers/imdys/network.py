@@ -193,8 +193,9 @@ def load_network(path: str | Path) -> tuple[ImdysNetwork, dict[str, Any]]:
         raise FileFormatError(path, f"holds format '{metadata.get('format')}', not '{FORMAT}'", "train it again with 'imdy train'")
     if json.loads(metadata["landmarks"]) != list(LANDMARKS):
         raise FileFormatError(path, "was trained on other landmarks than this version knows", "train it again with 'imdy train'")
-    raw = json.loads(metadata["config"])
-    config = NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    raw: dict[str, Any] = json.loads(metadata["config"])
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    config = NetworkConfig(**settings)
     network = ImdysNetwork(config)
     try:
         network.load_state_dict(tensors)

@@ -116,7 +116,7 @@ def floor_height(features: Features) -> float:
 
 
 def _turn(rotation: Array, vectors: Array) -> Array:
-    return np.einsum("tij,tfj->tfi", rotation, vectors)
+    return np.asarray(np.einsum("tij,tfj->tfi", rotation, vectors))
 
 
 def _sample(time: Array, values: Array, at: Array) -> Array:

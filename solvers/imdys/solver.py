@@ -15,7 +15,7 @@ from imdy_plugin.schema import GRAVITY, add_log, new_result
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.imdys.features import Features
-    from imdy_plugin.solvers.imdys.momentum import Correction
+    from imdy_plugin.solvers.imdys.momentum import Correction, Trust
     from imdy_plugin.solvers.imdys.network import ImdysNetwork
     from imdy_plugin.solvers.imdys.prediction import GroundLoads
     from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
@@ -25,14 +25,11 @@ Array = NDArray[np.float64]
 FEET = ("calcn_r", "calcn_l")
 """Names of the feet where no model names them."""
 
-WHOLE_BODY_CUTOFF_HZ = 2.0
-"""Below this the total force follows the momentum of a model with a trunk of its own: just under the cadence of walking."""
-
-PELVIS_CUTOFF_HZ = 0.5
-"""The same where only the pelvis' motion is known: over a stride it accelerates as the whole body does."""
-
 LARGEST_ROOT_SHARE = 0.4
 """A model whose root body holds more of the mass than this has no trunk: its momentum within a stride is not the person's."""
+
+OUTSIDE_SOLE_M = 0.01
+"""How far a centre of pressure may lie outside the model's sole: shoes are larger than feet."""
 
 FEW_LANDMARKS = 15
 """Frames with fewer landmarks are flagged."""
@@ -101,11 +98,11 @@ def weights_path(weights: str) -> str:
 
 
 def _solve_without_model(trial: Trial, options: ImdysOptions, features: Features, loads: GroundLoads) -> xr.Dataset:
-    from imdy_plugin.solvers.imdys.momentum import correct_force
+    from imdy_plugin.solvers.imdys.momentum import PELVIS, correct_force
     from imdy_plugin.solvers.imdys.network import TORQUES
 
     total = features.pelvis_acceleration + np.array([0.0, GRAVITY, 0.0])
-    correction = correct_force(loads, total, PELVIS_CUTOFF_HZ)
+    correction = correct_force(loads, total, PELVIS)
     loads = correction.loads if options.momentum_correction else loads
     time = np.asarray(trial.motion["time"].values, float)
     loads = loads.at(time)
@@ -136,12 +133,12 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     q, qd, qdd = smooth(time, value, cutoff)
     loads = loads.at(time)
     wrench = mechanics.ground_wrench(q, qd, qdd) / mechanics.mass
-    frequency = _cutoff(trial, mechanics)
-    correction = correct_force(loads, wrench[:, :3], frequency)
+    trust = _trust(trial, mechanics)
+    correction = correct_force(loads, wrench[:, :3], trust)
     if options.momentum_correction:
         loads = correction.loads
-        if frequency == WHOLE_BODY_CUTOFF_HZ:
-            loads = correct_pressure(loads, wrench, mechanics.center_of_mass(q, qd, qdd)[0], frequency)
+        if trust.horizontal:
+            loads = correct_pressure(loads, wrench, mechanics.center_of_mass(q, qd, qdd)[0])
     loads = _kept_in_soles(loads, mechanics, q, qd)
     assert trial.mass is not None
     ground = _ground(loads, trial.mass)
@@ -167,9 +164,11 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     return add_log(result.assign_attrs(cutoff=reason), f"imdys: coordinates low-passed at {reason}")
 
 
-def _cutoff(trial: Trial, mechanics: OpenSimMechanics) -> float:
+def _trust(trial: Trial, mechanics: OpenSimMechanics) -> Trust:
+    from imdy_plugin.solvers.imdys.momentum import PELVIS, WHOLE_BODY
+
     root_mass = float(trial.native_model.getBodySet().get(mechanics.root_body).getMass())
-    return PELVIS_CUTOFF_HZ if root_mass > LARGEST_ROOT_SHARE * mechanics.mass else WHOLE_BODY_CUTOFF_HZ
+    return PELVIS if root_mass > LARGEST_ROOT_SHARE * mechanics.mass else WHOLE_BODY
 
 
 def _kept_in_soles(loads: GroundLoads, mechanics: OpenSimMechanics, q: Array, qd: Array) -> GroundLoads:
@@ -181,11 +180,14 @@ def _kept_in_soles(loads: GroundLoads, mechanics: OpenSimMechanics, q: Array, qd
     point = loads.center_of_pressure.copy()
     for foot in range(2):
         known = np.isfinite(point[:, foot]).all(axis=1) & np.isfinite(outline[:, foot]).all(axis=(1, 2))
-        point[known, foot] = keep_in_sole(point[known, foot], outline[known, foot])
+        inside = keep_in_sole(point[known, foot], outline[known, foot])
+        outward = point[known, foot] - inside
+        distance = np.linalg.norm(outward, axis=1, keepdims=True)
+        point[known, foot] = inside + outward * np.minimum(1.0, OUTSIDE_SOLE_M / np.maximum(distance, 1e-9))
     return replace(loads, center_of_pressure=point)
 
 
-def _ground(loads: GroundLoads, mass: float) -> dict[str, Array]:
+def _ground(loads: GroundLoads, mass: float) -> dict[str, Any]:
     """Force, centre of pressure and free moment of a result: zero where nothing touches."""
     bears = np.nan_to_num(loads.force[..., 1:2], nan=1.0) > 0.0
     moment = np.zeros_like(loads.force)

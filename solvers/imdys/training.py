@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -400,8 +400,8 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
 
 def _distance(output: Tensor, target: Tensor, feet: int = 2) -> Tensor:
     """Mean Euclidean distance per foot over known targets, as the force error is defined."""
-    known = torch.isfinite(target).unflatten(-1, (feet, -1)).all(dim=-1)
-    difference = (output - torch.nan_to_num(target)).unflatten(-1, (feet, -1))
+    known = torch.isfinite(target).reshape(*target.shape[:-1], feet, -1).all(dim=-1)
+    difference = (output - torch.nan_to_num(target)).reshape(*target.shape[:-1], feet, -1)
     return _mean((difference.square().sum(dim=-1) + 1e-6).sqrt(), known)
 
 
@@ -415,7 +415,7 @@ def _contact_loss(output: Tensor, batch: Batch) -> Tensor:
     return _mean(loss, torch.isfinite(target))
 
 
-_LOSSES = {
+_LOSSES: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "contact": _contact_loss,
     "force": lambda output, batch: 10.0 * _distance(output, batch["force"]),
     "center_of_pressure": lambda output, batch: _distance(output, batch["center_of_pressure"]),
