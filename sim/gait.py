@@ -36,7 +36,7 @@ COMFORTABLE_SPEED = 1.3
 """Walking speed [m/s] of a person of 1.75 m; of others at the same Froude number."""
 
 PRESSURE_PHASES = (0.0, 0.05, 0.115, 0.15, 0.20, 0.30, 0.40, 0.45, 0.50, 0.55, 0.615)
-PRESSURE_ALONG_FOOT = (0.08, 0.14, 0.26, 0.32, 0.39, 0.50, 0.61, 0.67, 0.73, 0.79, 0.84)
+PRESSURE_ALONG_FOOT = (0.08, 0.14, 0.26, 0.32, 0.38, 0.49, 0.59, 0.64, 0.69, 0.76, 0.82)
 """Centre of pressure from the heel, in foot lengths, by phase of the gait cycle: heel to great toe (Winter 2009, ch. 5)."""
 
 PIVOT_HEIGHT = 0.62
@@ -175,8 +175,8 @@ def interpolate_gait(speed: float) -> Gait:
         return (1 - w) * a + w * b
 
     series = {name: tuple((k, mix(a, c), mix(b, d)) for (k, a, b), (_, c, d) in zip(rows, high.series[name], strict=True)) for name, rows in low.series.items()}
-    scalars = {name: mix(getattr(low, name), getattr(high, name)) for name in ("period", "stride", "double_support", "heel_x", "heel_z", "toe_out")}
-    return Gait(speed=speed, series=series, **scalars)
+    scalars = {name: mix(getattr(low, name), getattr(high, name)) for name in ("stride", "double_support", "heel_x", "heel_z", "toe_out")}
+    return Gait(speed=speed, period=scalars["stride"] * TABLE_HEIGHT / speed, series=series, **scalars)
 
 
 def split_between_feet(gait: Gait, height: float, phase: Array, wrench: Array) -> tuple[Array, Array, Array]:
@@ -224,9 +224,9 @@ def split_between_feet(gait: Gait, height: float, phase: Array, wrench: Array) -
 
 
 def _smooth_step(u: Array) -> Array:
-    """From 0 to 1 with three continuous derivatives."""
+    """From 0 to 1 with two continuous derivatives."""
     v = np.clip(u, 0.0, 1.0)
-    return np.asarray(v**4 * (35 - 84 * v + 70 * v**2 - 20 * v**3))
+    return np.asarray(v**3 * (10 - 15 * v + 6 * v**2))
 
 
 def _usual_pressure(gait: Gait, height: float, step: Array, phase: Array) -> Array:

@@ -9,11 +9,9 @@ Each body is represented by six mass points with its mass, centre of mass and in
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +41,8 @@ EVERY_FIVE_PERCENT: dict[str, tuple[float, ...]] = {
     "hip_adduction_r": (0, 2, 4.5, 6, 6, 5, 4.2, 3.5, 3, 2, 0, -3, -6, -7, -6, -4.5, -3, -2, -1, -0.5),
     "mtp_angle_r": (0, 0, 0, 0, 0, 0, 0, 0, -3, -10, -20, -28, -25, -12, -4, -2, -2, -2, -2, -1),
 }
-"""Mean curves [deg] from right heel strike: hip, knee and ankle after Winter (2009), table A.3, natural cadence; hip adduction after Kadaba et al. (1990), J Orthop Res 8:383-392."""
+"""Mean curves [deg] from right heel strike at natural cadence: hip, knee and ankle after Winter (2009), appendix A; hip adduction after
+Kadaba, Ramakrishnan and Wootten (1990), J Orthop Res 8:383-392."""
 
 COSINES: dict[str, tuple[float, float, float, int]] = {
     "pelvis_tilt": (-4, 1, 0.10, 2),
@@ -57,7 +56,8 @@ COSINES: dict[str, tuple[float, float, float, int]] = {
     "arm_add_r": (-9, 0, 0, 1),
     "pro_sup_r": (80, 0, 0, 1),
 }
-"""Mean, amplitude [deg], phase of the peak and harmonic of pelvis, trunk (Kadaba et al. 1990) and arms (Murray, Sepic and Barnard 1967, Phys Ther 47:272-284)."""
+"""Mean, amplitude [deg], phase of the peak and harmonic of pelvis and trunk (Kadaba et al. 1990) and arms (Murray, Sepic and Barnard 1967,
+Phys Ther 47:272-284)."""
 
 SPREAD: dict[str, tuple[float, Sequence[int]]] = {
     "pelvis_tilt": (1, range(0, 7, 2)),
@@ -81,7 +81,8 @@ SPREAD: dict[str, tuple[float, Sequence[int]]] = {
     "elbow_flex_r": (6, range(4)),
     "pro_sup_r": (1, range(1)),
 }
-"""Standard deviation between people [deg or m] and the harmonics of each coordinate; those of the root and trunk that differ in sign between steps have odd ones only, the others even ones."""
+"""Standard deviation between people [deg or m] and the harmonics of each coordinate. What root and trunk do alike in both steps has even ones,
+what they mirror has odd ones."""
 
 VERTICAL_FORCE = ((0, 0), (2, 0.22), (5, 0.62), (10, 1.03), (13, 1.11), (16, 1.09), (20, 0.97), (25, 0.82), (30, 0.75), (35, 0.79), (40, 0.92), (45, 1.08))
 VERTICAL_FORCE += ((48, 1.11), (51, 1.02), (55, 0.60), (58, 0.22), (61.5, 0), (65, 0), (70, 0), (80, 0), (90, 0), (97, 0))
@@ -90,6 +91,8 @@ FORWARD_FORCE += ((50, 0.20), (53, 0.185), (57, 0.09), (61.5, 0), (65, 0), (70, 
 """Ground force of one foot over body weight by percent of the cycle (Winter 2009, figure 5.17 and table A.5, natural cadence)."""
 
 _TRANSLATIONS = ("pelvis_tx", "pelvis_ty", "pelvis_tz")
+_SAGITTAL = ("hip_flexion_r", "knee_angle_r", "ankle_angle_r")
+_SIDEWAYS = ("pelvis_tz", "pelvis_list")
 _TRUNK = ("pelvis_tilt", "pelvis_rotation", "lumbar_extension", "lumbar_bending", "lumbar_rotation")
 _PHASE = np.arange(FRAMES) / FRAMES
 
@@ -218,7 +221,8 @@ class _Problem:
         """Weight of each unknown: high harmonics cost."""
         weight = np.zeros(self.basis.size)
         for name, columns in self.basis.columns.items():
-            scale, first = (0.004 if name in _TRANSLATIONS else 2 * DEGREE), (3.0 if name in _TRUNK else 6.0)
+            scale = 0.004 if name in _TRANSLATIONS else DEGREE if name in _SAGITTAL else 2 * DEGREE
+            first = 2.0 if name in _TRUNK else 4.0 if name in _SIDEWAYS else 6.0
             weight[columns] = (self.basis.harmonics[name] / first) ** 3 / scale
         return weight
 
@@ -336,9 +340,9 @@ class _Problem:
         wanted = self._wanted_pressure(foot)
         parts = [
             (force[:, 1] / weight - self.vertical) / 0.05,
-            (force[:, 0] / weight - self.forward) / 0.025,
+            (force[:, 0] / weight - self.forward) / 0.03,
             force[:, 2] / weight / 0.05,
-            first * (x + torch.as_tensor(self.walk.stride * _PHASE) - wanted[:, 0]) / 0.012,
+            first * (x + torch.as_tensor(self.walk.stride * _PHASE) - wanted[:, 0]) / 0.008,
             first * (z - wanted[:, 1]) / 0.008,
             first * turning / 3.0,
         ]
@@ -421,7 +425,7 @@ def _to_left(right: Array) -> Array:
 
 
 def _between(low: float, high: float) -> Tensor:
-    return torch.as_tensor(((_PHASE >= low) & (_PHASE < high)).astype(float))[:, None]
+    return torch.as_tensor(((low <= _PHASE) & (high > _PHASE)).astype(float))[:, None]
 
 
 SPEEDS = (1.0, 1.15, 1.3, 1.45, 1.6)
