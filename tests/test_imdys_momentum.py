@@ -37,7 +37,7 @@ def test_mean_vertical_force_becomes_body_weight_and_swing_stays_free(scale: flo
 
 def test_slow_braking_is_shared_by_vertical_force() -> None:
     loads = stepping()
-    total = weight(loads) + [0.5, 0.0, 0.0]
+    total = weight(loads) + np.array([0.5, 0.0, 0.0])
     force = mo.correct_force(loads, total, mo.WHOLE_BODY).loads.force
     np.testing.assert_allclose(force[..., 0], 0.5 * loads.force[..., 1] / G, atol=1e-6)
 
@@ -68,14 +68,14 @@ def test_a_constant_error_of_the_centre_of_pressure_is_removed() -> None:
     true_moment = np.cross(loads.center_of_pressure, loads.force).sum(axis=1)
     wrench = np.concatenate([loads.force.sum(axis=1), true_moment], axis=1)
     center = np.tile([0.02, 0.9, 0.01], (len(loads.time), 1))
-    shifted = GroundLoads(**{**vars(loads), "center_of_pressure": loads.center_of_pressure + [0.02, 0.0, -0.01]})
+    shifted = GroundLoads(**{**vars(loads), "center_of_pressure": loads.center_of_pressure + np.array([0.02, 0.0, -0.01])})
     mended = mo.correct_pressure(shifted, wrench, center)
     np.testing.assert_allclose(mended.center_of_pressure, loads.center_of_pressure, atol=1e-6)
 
 
 def test_a_shift_is_limited() -> None:
     loads = stepping()
-    wrench = np.concatenate([loads.force.sum(axis=1), np.cross(loads.center_of_pressure + [0.2, 0.0, 0.0], loads.force).sum(axis=1)], axis=1)
+    wrench = np.concatenate([loads.force.sum(axis=1), np.cross(loads.center_of_pressure + np.array([0.2, 0.0, 0.0]), loads.force).sum(axis=1)], axis=1)
     moved = mo.correct_pressure(loads, wrench, np.zeros((len(loads.time), 3))).center_of_pressure - loads.center_of_pressure
     np.testing.assert_allclose(moved[..., 0], mo.LARGEST_SHIFT_M)
 
