@@ -124,16 +124,22 @@ def summary_table(ds: xr.Dataset, trial: Trial | None = None) -> Table:
 
 
 def difference_terminal_table(comparison: xr.Dataset, trial: Trial | None = None) -> Table:
-    """The differences from the reference for the terminal; ground forces and joint moments that have a name in anatomy."""
+    """Mean absolute differences from the reference for the terminal, a column per solver; the report has the rest."""
     from rich.markup import escape as plain
     from rich.table import Table
 
     view = View(comparison, trial)
-    table = Table(title=plain(f"Difference from '{view.reference}'"), title_justify="left")
-    for i, heading in enumerate(_DIFFERENCE_HEADINGS):
-        table.add_column(heading, justify="left" if i < 2 else "right")
+    others = [name for name in view.solvers if name != view.reference]
+    table = Table(title=plain(f"Mean absolute difference from '{view.reference}'"), title_justify="left")
+    table.add_column("quantity")
+    for name in others:
+        table.add_column(plain(name), justify="right")
+    cells: dict[str, dict[str, str]] = {}
     for row in _named_differences(view):
-        table.add_row(*(plain(cell) for cell in _difference_cells(view, row)))
+        label, solver, _, absolute, _, normalised, _ = _difference_cells(view, row)
+        cells.setdefault(label, {})[solver] = f"{absolute} ({normalised})" if normalised else absolute
+    for label, by_solver in cells.items():
+        table.add_row(plain(label), *(plain(by_solver.get(name, "")) for name in others))
     return table
 
 
