@@ -30,15 +30,22 @@ _LENGTH_UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
 _CHANNELS = {1: 6, 2: 6, 3: 8, 4: 6}
 _LARGEST_OFFSET = 100.0
-_SHORTEST_CONTACT = 0.03
-_LONGEST_DROPOUT = 0.01
+"""A plate that never reads less [N] bears somebody throughout; less can be drift of the amplifier."""
+_SHORTEST_CONTACT, _LONGEST_DROPOUT = 0.03, 0.01
+"""Shorter loads [s] are spikes; shorter losses of load are noise around the threshold."""
 
-_LOW, _SLOW, _STANDING = 0.03, 0.8, 0.4
+_LOW, _SLOW = 0.03, 0.8
+"""A marker so near its lowest level [m] and so slow [m/s] belongs to a foot that stands on the floor."""
 _HIGHEST_REST = 0.15
-_EDGE = 0.04
-_WIDEN = 0.04
+"""No foot marker of a standing foot is higher above the plates [m]; the lowest level of a foot that never lands is."""
+_STANDING = 0.4
+"""Feet that both stand move against each other more slowly [m/s]; a belt carries both alike."""
+_EDGE, _WIDEN = 0.04, 0.04
+"""A marker may be outside a plate by this much [m]; unknown stretches are widened by this much [s]."""
 _FARTHEST, _NEAR = 0.25, 0.15
+"""Mean and largest distance [m] from the centre of pressure to the foot that bears it."""
 _CLEAR_SHARE, _SHARED_SHARE = 0.9, 0.1
+"""A contact is one foot's if that foot is nearest for this share of the load, and both stand for no more than the other."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,10 @@ def _channels(file: C3dFile, index: int, count: int, kind: int, metres: float) -
     if len(columns) < _CHANNELS[kind] or columns.min() < 0 or columns.max() >= file.analog.shape[1]:
         found = f"plate {index + 1} (type {kind}) names channels {[int(c) + 1 for c in columns]}, the file has {file.analog.shape[1]}"
         raise FileFormatError(file.path, found, f"{_CHANNELS[kind]} existing channels are needed; export it again")
+    bad = np.argwhere(~np.isfinite(file.analog[:, columns]))
+    if bad.size:
+        found = f"plate {index + 1}: channel {columns[bad[0, 1]] + 1} is not finite at sample {bad[0, 0]} ({len(bad)} such values)"
+        raise FileFormatError(file.path, found, "export it again; what the plate bore there is not known")
     units = [u.lower().replace(" ", "").replace(".", "").replace("*", "").replace("-", "") for u in file.texts("ANALOG", "UNITS")]
     names = [units[c] if c < len(units) else "" for c in columns]
     moment = next((_MOMENT_UNITS[u] for u in names if u in _MOMENT_UNITS), metres)
@@ -304,8 +315,8 @@ def assign_plates_to_feet(
     """Ground force per foot, from plates that do not know whose foot stands on them.
 
     Each contact goes to the foot whose markers are nearest to the centre of pressure and low. Where both feet stand on
-    one plate at once the shares cannot be told apart: while they do, both feet's force is NaN. Where a foot stands beside the plates,
-    wholly or in part, its force is NaN.
+    one plate at once the shares cannot be told apart: while they do, the force of both is NaN. Where a foot stands beside
+    the plates, wholly or in part, its force is NaN.
 
     Parameters
     ----------
@@ -339,27 +350,33 @@ def assign_plates_to_feet(
     floor = max(float(p.corners[:, 1].max()) for p in plates)
     tracks = [_Foot.of(*feet[body], floor) for body in feet]
     sums = [_Sum.of(len(time)) for _ in feet]
-    unknown = np.zeros((len(time), len(tracks)), bool)
-    notes = []
-    for plate in plates:
-        for start, stop in _runs(plate.contact):
-            owners, why = _owners(plate, slice(start, stop), tracks)
-            for i, total in enumerate(sums):
-                total.add(plate, start + np.flatnonzero(owners == i))
-            unknown[start:stop] |= (owners == _UNKNOWN)[:, None]
-            if why:
-                notes.append(f"{plate.name} {time[start]:.2f}-{time[stop - 1]:.2f} s: {why}")
-    for i, track in enumerate(tracks):
-        unknown[:, i] |= _beside_plates(track, plates, time)
-    partly = [b for i, b in enumerate(feet) if (unknown[:, i] & (sums[i].force[:, 1] > 0)).any()]
+    unknown, notes = _share_out(plates, tracks, sums)
+    partly = [b for i, b in enumerate(feet) if (_beside_plates(tracks[i], plates, time) & (sums[i].force[:, 1] > 0)).any()]
     notes += [f"{b} stands partly beside the plates; unknown there" for b in partly]
     if notes:
-        warnings.warn(f"{source}: {'; '.join(notes[:6])}{f'; and {len(notes) - 6} more' if len(notes) > 6 else ''}", DataWarning, stacklevel=2)
+        more = f"; and {len(notes) - 6} more" if len(notes) > 6 else ""
+        warnings.warn(f"{source}: {'; '.join(notes[:6])}{more}", DataWarning, stacklevel=2)
     force, point, twist = (np.stack(a, axis=1) for a in zip(*(s.wrench() for s in sums), strict=True))
     for array in (force, point, twist):
         array[unknown] = np.nan
     log = f"ground force of {len(plates)} plates given to {', '.join(feet)}; unknown in {unknown.mean():.0%} of the samples"
     return new_motion(time, ground=(list(feet), force, point, twist), log="\n".join([*(p.note for p in plates), log]))
+
+
+def _share_out(plates: Sequence[Plate], feet: Sequence[_Foot], sums: Sequence[_Sum]) -> tuple[NDArray[np.bool_], list[str]]:
+    """Add each contact to its foot's sum; returns where a foot's force is unknown (time, foot), and what to warn of."""
+    time = plates[0].time
+    unknown = np.stack([_beside_plates(foot, plates, time) for foot in feet], axis=1)
+    notes = []
+    for plate in plates:
+        for start, stop in _runs(plate.contact):
+            owners, why = _owners(plate, slice(start, stop), feet)
+            for i, total in enumerate(sums):
+                total.add(plate, start + np.flatnonzero(owners == i))
+            unknown[start:stop] |= (owners == _UNKNOWN)[:, None]
+            if why:
+                notes.append(f"{plate.name} {time[start]:.2f}-{time[stop - 1]:.2f} s: {why}")
+    return unknown, notes
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,13 @@ def test_a_plate_that_is_not_described_is_an_error(changes: dict[str, Array], me
         read_plates(file_of(2, np.zeros((600, 6)), **changes), Z_UP, 0.001)
 
 
+def test_a_sample_that_is_no_number_is_an_error_with_its_place() -> None:
+    analog = np.zeros((600, 6))
+    analog[123, 2] = np.nan
+    with pytest.raises(FileFormatError, match="plate 1: channel 3 is not finite at sample 123"):
+        read_plates(file_of(2, analog), Z_UP, 0.001)
+
+
 def test_type_4_without_a_matrix_is_an_error() -> None:
     with pytest.raises(FileFormatError, match="CAL_MATRIX holds 0 values"):
         read_plates(file_of(4, np.zeros((600, 6)), CAL_MATRIX=np.zeros(0)), Z_UP, 0.001)
@@ -254,6 +261,19 @@ def test_feet_swapped_by_name_get_each_others_force() -> None:
     there, away = foot([(0.2, 0.8)], [(0.0, 0.1)]), foot([(1.0, 1.1)], [(0.0, -0.1)])
     assert assign_plates_to_feet([plate], {"calcn_r": there, "calcn_l": away})["ground_force"].values[300, 0, 1] == 700
     assert assign_plates_to_feet([plate], {"calcn_r": away, "calcn_l": there})["ground_force"].values[300, 1, 1] == 700
+
+
+@pytest.mark.parametrize("heading", [np.pi, np.pi / 2, 2.0])
+def test_walking_the_other_way_gives_the_same_answer_turned(heading: float) -> None:
+    c, s = np.cos(heading), np.sin(heading)
+    turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    plate = made_plate([(0.2, 0.8)], (0.0, 0.1))
+    feet = {"calcn_r": foot([(0.2, 0.8), (1.6, 2.0)], [(0.0, 0.1), (1.4, 0.1)]), "calcn_l": foot([(0.0, 0.1)], [(-0.7, -0.1)])}
+    turned = {name: getattr(plate, name) @ turn.T for name in ("force", "center_of_pressure", "free_moment", "corners")}
+    straight = assign_plates_to_feet([plate], feet)
+    other = assign_plates_to_feet([replace(plate, **turned)], {b: (t, p @ turn.T) for b, (t, p) in feet.items()})
+    for name in ("ground_force", "center_of_pressure", "free_moment"):
+        np.testing.assert_allclose(other[name].values, straight[name].values @ turn.T, atol=1e-9)
 
 
 def test_while_both_feet_stand_on_one_plate_the_force_is_unknown() -> None:
