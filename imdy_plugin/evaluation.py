@@ -178,12 +178,22 @@ class Evaluation:
         return self.table([f"torque_{joint}" for joint in scoring.JOINTS])
 
     def to_markdown(self) -> str:
-        """The table, torque errors by joint, and what the references leave unexplained: ``mean [low, high]``, ``-`` where there is nothing to say."""
+        """The table, by joint, by data set, and what the references leave unexplained: ``mean [low, high]``, ``-`` where there is nothing to say."""
         joints = {f"torque_{joint}": (joint, 3) for joint in scoring.JOINTS}
+        by_source = self.by_source()._markdown({name: METRICS[name] for name in ("force", "vertical", "cop", "torque", "torque_legs")})
         return (
             f"{self._markdown(METRICS)}\nMean absolute torque error by joint, Nm/kg:\n\n{self._markdown(joints, keep_empty=False)}"
+            f"\nBy data set, where several show an activity:\n\n{by_source}"
             f"\nWhat the root carries in the references, with plates:\n\n{self._floor_markdown()}"
         )
+
+    def by_source(self) -> Evaluation:
+        """The same rows with activities told apart by data set (``walk, schreiber``), for activities that several show."""
+        sources: dict[str, set[str]] = {}
+        for row in self.rows:
+            sources.setdefault(row["activity"], set()).add(row["source"])
+        rows = [row | {"activity": f"{row['activity']}, {row['source']}"} for row in self.rows if len(sources[row["activity"]]) > 1]
+        return Evaluation(rows, self.kinematics, self.seed)
 
     def noise_floor(self) -> list[Summary]:
         """Force [N/kg] and moment [N m/kg] that plates leave on the root of the references, by activity: no error below these means anything."""
@@ -224,7 +234,7 @@ class Evaluation:
             writer.writerows(self.rows)
 
     def _cells(self) -> list[tuple[str, str]]:
-        activities = sorted({r["activity"] for r in self.rows}, key=lambda a: (ACTIVITIES.index(a) if a in ACTIVITIES else len(ACTIVITIES), a))
+        activities = sorted({r["activity"] for r in self.rows}, key=_place)
         solvers = list(dict.fromkeys(r["solver"] for r in self.rows))
         return [(a, s) for a in activities for s in solvers]
 
@@ -755,6 +765,11 @@ def _foot_bodies(result: xr.Dataset, trial: Trial) -> list[str]:
 def _feet(values: xr.DataArray) -> NDArray[np.float64]:
     array: NDArray[np.float64] = values.sel(foot=list(_FEET)).transpose("time", "foot", "axis").values.astype(float)
     return array
+
+
+def _place(activity: str) -> tuple[int, str]:
+    known = activity.partition(",")[0]
+    return (ACTIVITIES.index(known) if known in ACTIVITIES else len(ACTIVITIES), activity)
 
 
 def _cell(summary: Summary, digits: int) -> str:

@@ -288,7 +288,7 @@ def test_means_are_over_people_not_trials() -> None:
 
 
 def test_table_shows_what_is_absent_and_what_failed() -> None:
-    base = {"activity": "walk", "person": "a"}
+    base = {"activity": "walk", "source": "lab", "person": "a"}
     rows = [
         base | {"solver": "x", "status": "failed", "force": 4.0, "torque": 0.125},
         base | {"solver": "y", "status": "absent"},
@@ -301,9 +301,21 @@ def test_table_shows_what_is_absent_and_what_failed() -> None:
     assert len({line.count("|") for line in lines[:4]}) == 1
 
 
+def test_laboratories_are_told_apart_where_several_show_an_activity() -> None:
+    base = {"solver": "x", "status": "ok", "person": "a"}
+    rows = [
+        base | {"activity": "walk", "source": "one", "force": 1.0},
+        base | {"activity": "walk", "source": "two", "force": 2.0},
+        base | {"activity": "jump", "source": "two", "force": 3.0},
+    ]
+    found = Evaluation(rows).by_source().table(["force"])
+    assert [(s.activity, s.mean) for s in found] == [("walk, one", 1.0), ("walk, two", 2.0)]
+
+
 def test_what_plates_leave_on_the_root_is_told_even_where_no_solver_ran() -> None:
     rows = [
-        {"activity": "walk", "person": p, "solver": "x", "status": "absent", "residual_force": f, "residual_moment": 0.25} for p, f in (("a", 0.5), ("b", 1.5))
+        {"activity": "walk", "source": "lab", "person": p, "solver": "x", "status": "absent", "residual_force": f, "residual_moment": 0.25}
+        for p, f in (("a", 0.5), ("b", 1.5))
     ]
     found = Evaluation(rows)
     assert [s.mean for s in found.noise_floor()] == [1.0, 0.25]
