@@ -233,7 +233,7 @@ def test_weights_pull_the_model(native: Any, truth: xr.Dataset) -> None:
         found = coordinates_of(Trial(motion=motion, native_model=native), weights={name: weight})
         placed = OpenSimMechanics(native).marker_positions(found["coordinate_value"].values, [name])[:, 0]
         distance.append(np.linalg.norm(placed - motion["marker_position"].sel(marker=name).values, axis=1).max())
-    assert distance[1] < 0.4 * distance[0]
+    assert distance[1] < 0.5 * distance[0]
     with pytest.raises(UnknownNameError, match="marker 'nose'"):
         coordinates_of(Trial(motion=motion, native_model=native), weights={"nose": 2.0})
 
