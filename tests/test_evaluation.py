@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from imdy_plugin import evaluation, registry, schema
+from imdy_plugin import evaluation, references, registry, schema
 from imdy_plugin.errors import FileFormatError, InputError, SolverError, UnknownNameError
-from imdy_plugin.evaluation import Evaluation, Plan, evaluate, read_references, unseen_weights
+from imdy_plugin.evaluation import Evaluation, Plan, evaluate, unseen_weights
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
+from imdy_plugin.references import Reference, read_reference, read_references
 
 COORDINATES = ["pelvis_rotation", "hip_flexion_r", "hip_flexion_l", "knee_angle_r", "knee_angle_l", "mtp_angle_r"]
 FRAMES = 21
@@ -89,7 +90,7 @@ class Fake(Solver):
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
     """The fake solver under its name, on trials whose motion is the reference's coordinates."""
 
-    def build(reference: evaluation.Reference, data_dir: Path, kinematics: str) -> Trial:
+    def build(reference: Reference, data_dir: Path, kinematics: str) -> Trial:
         ds = reference.dataset
         return Trial(schema.new_motion(ds["time"].values, coordinates=(COORDINATES, ds["coordinate_value"].values)), mass=reference.mass)
 
@@ -137,7 +138,7 @@ def test_mean_of_others_in_the_heading_frame(tmp_path: Path) -> None:
     write_reference(tmp_path, "b", share=2.0, mass=80.0)
     rows = evaluate(tmp_path, ["mean"]).rows
     reference = read_references(tmp_path)[0]
-    said = evaluation.mean_solution(reference, evaluation.mean_answers([reference], read_references(tmp_path))[reference.id])  # type: ignore[arg-type]
+    said = references.mean_solution(reference, references.mean_answers([reference], read_references(tmp_path))[reference.id])  # type: ignore[arg-type]
     np.testing.assert_allclose(said.force[0] / 50.0, [[0, 10, -2], [0, 10, -2]], atol=1e-6)
     assert rows[0]["torque"] == pytest.approx(1.0)
     assert rows[0]["force"] == pytest.approx(math.hypot(10, 2) / 2, rel=1e-6)
@@ -220,7 +221,7 @@ def test_weights_that_saw_the_person_are_refused(tmp_path: Path) -> None:
     reference = read_references(tmp_path)[0]
     saw = write_weights(tmp_path / "fold0.safetensors", ["lab/a", "lab/b"])
     clean = write_weights(tmp_path / "fold1.safetensors", ["lab/b", "lab/c"])
-    others = [evaluation.Reference(tmp_path / f"lab__{name}__walk.nc", reference.dataset.assign_attrs(subject=name)) for name in "bc"]
+    others = [Reference(tmp_path / f"lab__{name}__walk.nc", reference.dataset.assign_attrs(subject=name)) for name in "bc"]
     assert unseen_weights(reference, [saw, clean], others) == clean
     with pytest.raises(InputError, match="lab/a"):
         unseen_weights(reference, [saw])
@@ -347,7 +348,7 @@ def test_plate_wrench_is_kept_where_the_center_of_pressure_is_not_known(tmp_path
     with xr.open_dataset(path, engine="h5netcdf") as opened:
         ds = opened.load()
     ds["center_of_pressure"][5:8] = np.nan
-    reference = evaluation.Reference(path, ds)
+    reference = Reference(path, ds)
     plates = evaluation._plate_motion(reference, LoadedModel(xr.Dataset(attrs={"foot_bodies": ["calcn_r", "calcn_l"]})))
     assert plates is not None
     moment = np.cross(plates["center_of_pressure"], plates["ground_force"]) + plates["free_moment"].values
@@ -359,7 +360,7 @@ def test_frames_without_kinematics_are_not_scored_with_reference_kinematics(tmp_
     with xr.open_dataset(path, engine="h5netcdf") as opened:
         ds = opened.load()
     ds["coordinate_value"][:4] = np.nan
-    reference = evaluation.Reference(path, ds)
+    reference = Reference(path, ds)
     assert reference.truth("reference").valid.sum() == FRAMES - 4
     assert reference.truth("own").valid.sum() == FRAMES
 
@@ -386,7 +387,7 @@ def test_a_reference_that_lacks_variables_is_named(tmp_path: Path) -> None:
 
 
 def test_zero_on_a_recording_is_the_size_of_its_forces(data_dir: Path) -> None:
-    reference = evaluation.read_reference(data_dir / "references" / "arnold__subject01__walk2.nc")
+    reference = read_reference(data_dir / "references" / "arnold__subject01__walk2.nc")
     row = evaluation.run_reference(reference, Plan(data_dir, ("zero",), "reference", {}))[0]
     assert row["force"] == pytest.approx(5.0, abs=0.3)
     assert row["torque"] == pytest.approx(0.23, abs=0.03)
