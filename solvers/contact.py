@@ -211,12 +211,12 @@ def ground_velocity(height: Array, velocity: Array, thresholds: ContactThreshold
 
 
 def _densest(points: Array, width: float, count: int = 2000) -> Array:
-    """Find the mode of points ``(n, 2)`` by mean shift from the point with most neighbours."""
+    """Find the mode of points ``(n, 2)`` by mean shift from the point with most neighbours, ever narrower."""
     sample = points[:: max(1, len(points) // count)]
     apart = np.linalg.norm(sample[:, None] - sample[None], axis=2)
     center = sample[np.argmax(np.exp(-((apart / width) ** 2)).sum(axis=1))]
-    for _ in range(20):
-        weight = np.exp(-(np.linalg.norm(points - center, axis=1) ** 2) / width**2)
+    for narrower in np.geomspace(width, width / 4, 20):
+        weight = np.exp(-(np.linalg.norm(points - center, axis=1) ** 2) / narrower**2)
         center = (weight[:, None] * points).sum(axis=0) / weight.sum()
     return np.asarray(center)
 
@@ -301,6 +301,19 @@ def _without_short_runs(mask: Mask, time: Array, shortest: float) -> Mask:
         if inside and (stop - start) * step < shortest:
             kept[start:stop] = False
     return kept
+
+
+def loading(touching: Mask, time: Array, transition: float) -> Array:
+    """Factor ``(time, foot)`` that rises smoothly from 0 to 1 over ``transition`` seconds after a foot lands, and falls so before it lifts."""
+    factor = np.where(touching, 1.0, 0.0)
+    for foot in range(touching.shape[1]):
+        for start, stop in runs(touching[:, foot]):
+            inside = time[start:stop]
+            since = inside - (time[start - 1] + time[start]) / 2 if start else np.inf
+            left = (time[stop - 1] + time[stop]) / 2 - inside if stop < len(time) else np.inf
+            part = np.clip(np.minimum(since, left) / max(transition, 1e-9), 0.0, 1.0)
+            factor[start:stop, foot] = part**2 * (3 - 2 * part)
+    return factor
 
 
 def runs(mask: Mask) -> list[tuple[int, int]]:

@@ -103,7 +103,15 @@ def spread_pressure(target: Array, points: Array, score: Array) -> Array:
 
 
 def split_wrench(
-    wrench: Array, sole: Array, score: Array, height: float, pivot: Array | None = None, *, target: Array | None = None, all_on_feet: bool = True
+    wrench: Array,
+    sole: Array,
+    score: Array,
+    height: float,
+    pivot: Array | None = None,
+    *,
+    target: Array | None = None,
+    loading: Array | None = None,
+    all_on_feet: bool = True,
 ) -> FootLoads:
     """Share a ground wrench between the feet so that the feet's loads sum to it exactly.
 
@@ -123,6 +131,8 @@ def split_wrench(
     target
         Zero-moment point to share the vertical force by, ``(time, 3)`` [m], such as a smoother one; that of the wrench where None. The
         centres of pressure then move toward the wrench's own as far as the soles allow.
+    loading
+        Factor of each foot's share, ``(time, foot)``, zero at landing and lifting, above zero between; the other foot takes the rest. None for 1.
     all_on_feet
         Whether the feet also carry, as horizontal free moment, what no pressure under their soles can exert; otherwise it is unexplained.
 
@@ -133,7 +143,9 @@ def split_wrench(
     """
     exact = zero_moment_point(wrench, height)
     share, pressure = _share_vertical(exact if target is None else target, sole, score)
-    if target is not None:
+    if loading is not None:
+        share = _normalised(share * loading)
+    if target is not None or loading is not None:
         pressure = _move_pressure(exact, share, pressure, sole, score)
     touching = share.sum(axis=1) > 0
     aim = None if pivot is None else pivot - np.array([0.0, height, 0.0])
@@ -160,6 +172,11 @@ def _share_vertical(target: Array, sole: Array, score: Array) -> tuple[Array, Ar
     share = by_foot.sum(axis=2)
     center = np.einsum("tfp,tfpc->tfc", by_foot, sole[..., [0, 2]]) / np.maximum(share, 1e-12)[..., None]
     return share, center
+
+
+def _normalised(share: Array) -> Array:
+    """Shares ``(time, foot)`` that sum to one, or are all zero."""
+    return share / np.where(share.any(axis=1), share.sum(axis=1), 1.0)[:, None]
 
 
 def _move_pressure(target: Array, share: Array, pressure: Array, sole: Array, score: Array) -> Array:

@@ -28,7 +28,7 @@ Mask = NDArray[np.bool_]
 
 PULL = 0.1
 """Downward vertical force, in body weights, from which the feet would have to hold on to the ground."""
-TIPPING = 0.1
+TIPPING = 0.15
 """Distance [m] by which the zero-moment point may lie outside the soles, at one body weight."""
 AIRBORNE = 0.4
 """Force, in body weights, from which something other than a foot holds a person whose feet do not touch."""
@@ -49,6 +49,7 @@ class PhysicsOptions(SolverOptions):
     weight_shift_hz: float = Field(
         5.0, gt=0, description="how fast weight can shift from foot to foot [Hz]: the zero-moment point that shares it is low-passed here"
     )
+    transition: float = Field(0.03, ge=0, description="time in which a foot takes its share after landing and gives it up before lifting [s]")
     beyond_soles: Literal["feet", "root"] = Field(
         "feet", description="who carries the moment that no pressure under the soles can exert: the feet, exactly; or the root, as a residual"
     )
@@ -126,7 +127,7 @@ class _Motion:
 
 def share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Array, options: PhysicsOptions) -> tuple[Contact, FootLoads]:
     """Find contact from the soles and share a wrench ``(time, 6)`` about the ground origin between the feet that touch."""
-    from imdy_plugin.solvers.contact import ContactThresholds, detect_contact, sole_motion
+    from imdy_plugin.solvers.contact import ContactThresholds, detect_contact, loading, sole_motion
     from imdy_plugin.solvers.ground_split import split_wrench, zero_moment_point
 
     thresholds = ContactThresholds(
@@ -138,7 +139,8 @@ def share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Arr
     pivot = mechanics.center_of_mass(motion.q, motion.qd, motion.qdd)[0]
     pivot[:, 1] = floor + options.pivot_height * (pivot[:, 1] - floor)
     target = zero_moment_point(_slow_part(motion, wrench, options.weight_shift_hz), floor)
-    return contact, split_wrench(wrench, sole, contact.score, floor, pivot, target=target, all_on_feet=options.beyond_soles == "feet")
+    factor = loading(contact.touching, motion.time[motion.known], options.transition)
+    return contact, split_wrench(wrench, sole, contact.score, floor, pivot, target=target, loading=factor, all_on_feet=options.beyond_soles == "feet")
 
 
 def _slow_part(motion: _Motion, wrench: Array, cutoff_hz: float) -> Array:

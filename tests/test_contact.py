@@ -15,6 +15,7 @@ from imdy_plugin.solvers.contact import (
     hysteresis,
     inside_hull,
     keep_in_sole,
+    loading,
     nearest_in_hull,
     resting_height,
     runs,
@@ -132,6 +133,16 @@ def test_contact_ends_later_than_it_begins() -> None:
     assert runs(touching) == [(7, 34)]
     never = hysteresis(0.7 * score, np.arange(41) / RATE, ContactThresholds(on=0.72, off=0.33))
     assert not never.any()
+
+
+def test_loading_rises_after_landing_and_not_at_the_ends_of_the_trial() -> None:
+    time = np.arange(16) / RATE
+    touching = np.ones((16, 1), bool)
+    touching[6:9] = False
+    factor = loading(touching, time, 0.04)[:, 0]
+    steps = [u**2 * (3 - 2 * u) for u in (1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+    np.testing.assert_allclose(factor, [1, 1, *steps[::-1], 0, 0, 0, *steps, 1, 1, 1])
+    np.testing.assert_array_equal(loading(touching, time, 0.0)[:, 0], touching[:, 0])
 
 
 SQUARE = np.array([[(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.4, 0.6)]])

@@ -86,6 +86,14 @@ def test_a_center_of_pressure_stays_off_the_part_of_a_sole_that_is_lifted() -> N
     np.testing.assert_allclose(loads.center_of_pressure[0, :, 0], 0.15, atol=1e-6)
 
 
+def test_a_foot_that_lands_takes_over_gradually_and_the_sum_stays_exact() -> None:
+    factor = np.array([[1.0, 0.1], [1.0, 0.5], [1.0, 1.0]])
+    wrench = np.concatenate([wrench_at((20.0, WEIGHT, 9.0), (0.05, 0.0, 0.0))] * 3)
+    loads = split_wrench(wrench, stand(3), both_down(3), 0.0, loading=factor)
+    np.testing.assert_allclose(loads.force[:, 1, 1] / WEIGHT, [0.1 / 1.1, 0.5 / 1.5, 0.5], rtol=1e-3)
+    np.testing.assert_allclose(total(loads), wrench, atol=1e-9)
+
+
 @pytest.mark.parametrize("pivot", [None, np.array([[0.1, 1.4, 0.02]])])
 @pytest.mark.parametrize("height", [0.0, -0.3])
 def test_loads_sum_to_the_wrench_exactly(pivot: np.ndarray | None, height: float) -> None:

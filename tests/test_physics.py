@@ -101,8 +101,10 @@ def test_a_treadmill_gives_the_same_answer(generated: tuple[Any, Any], result: x
     values = motion["coordinate_value"].values.copy()
     values[:, list(motion["coordinate"].values).index("pelvis_tx")] -= generated[0].speed * motion["time"].values
     treadmill = solve(generated, values)
-    np.testing.assert_allclose(treadmill.attrs["ground_velocity"], [-generated[0].speed, 0.0, 0.0], atol=0.15)
-    np.testing.assert_allclose(treadmill["ground_force"].values, result["ground_force"].values, atol=0.01 * WEIGHT)
+    np.testing.assert_allclose(treadmill.attrs["ground_velocity"], [-generated[0].speed, 0.0, 0.0], atol=0.1)
+    apart = np.abs(treadmill["ground_force"].values - result["ground_force"].values)
+    assert apart.mean() < 2e-3 * WEIGHT
+    assert (apart.max(axis=(1, 2)) > 0.01 * WEIGHT).mean() < 0.05, "contact may differ by a frame at each edge, no more"
 
 
 def test_without_a_floor_under_the_feet_nothing_is_exerted_and_it_is_said(generated: tuple[Any, Any]) -> None:
