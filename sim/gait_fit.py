@@ -9,7 +9,8 @@ Each body is represented by six mass points with its mass, centre of mass and in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,9 +85,34 @@ SPREAD: dict[str, tuple[float, Sequence[int]]] = {
 """Standard deviation between people [deg or m] and the harmonics of each coordinate. What root and trunk do alike in both steps has even ones,
 what they mirror has odd ones."""
 
-VERTICAL_FORCE = ((0, 0), (2, 0.22), (5, 0.62), (10, 1.03), (13, 1.11), (16, 1.09), (20, 0.97), (25, 0.82), (30, 0.75), (35, 0.79), (40, 0.92), (45, 1.08))
+VERTICAL_FORCE: tuple[tuple[float, float], ...] = (
+    (0, 0),
+    (2, 0.22),
+    (5, 0.62),
+    (10, 1.03),
+    (13, 1.11),
+    (16, 1.09),
+    (20, 0.97),
+    (25, 0.82),
+    (30, 0.75),
+    (35, 0.79),
+    (40, 0.92),
+    (45, 1.08),
+)
 VERTICAL_FORCE += ((48, 1.11), (51, 1.02), (55, 0.60), (58, 0.22), (61.5, 0), (65, 0), (70, 0), (80, 0), (90, 0), (97, 0))
-FORWARD_FORCE = ((0, 0), (3, -0.03), (5, -0.07), (10, -0.165), (13, -0.18), (20, -0.115), (25, -0.06), (30, -0.015), (35, 0.03), (40, 0.09), (45, 0.16))
+FORWARD_FORCE: tuple[tuple[float, float], ...] = (
+    (0, 0),
+    (3, -0.03),
+    (5, -0.07),
+    (10, -0.165),
+    (13, -0.18),
+    (20, -0.115),
+    (25, -0.06),
+    (30, -0.015),
+    (35, 0.03),
+    (40, 0.09),
+    (45, 0.16),
+)
 FORWARD_FORCE += ((50, 0.20), (53, 0.185), (57, 0.09), (61.5, 0), (65, 0), (70, 0), (75, 0), (80, 0), (85, 0), (90, 0), (95, 0))
 """Ground force of one foot over body weight by percent of the cycle (Winter 2009, figure 5.17 and table A.5, natural cadence)."""
 
@@ -108,7 +134,7 @@ class _Basis:
 
     @property
     def size(self) -> int:
-        return self.matrix.shape[2]
+        return int(self.matrix.shape[2])
 
 
 @dataclass(frozen=True)
@@ -132,8 +158,22 @@ def walk_at(speed: float) -> _Walk:
 
 def fit(speed: float, start: Array | None = None, steps: int = 40) -> tuple[Array, float]:
     """Fourier coefficients ``(unknown,)`` of the walk at a speed [m/s] by Levenberg-Marquardt, and the cost."""
+    with double_precision():
+        return _solve(_Problem(walk_at(speed)), start, steps)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Torch makes double precision tensors inside."""
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    problem = _Problem(walk_at(speed))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _solve(problem: _Problem, start: Array | None, steps: int) -> tuple[Array, float]:
     x = problem.start() if start is None else start.copy()
     r, jacobian = problem.residuals(x), problem.jacobian(x)
     damping = 1e-3
@@ -428,7 +468,7 @@ def _between(low: float, high: float) -> Tensor:
     return torch.as_tensor(((low <= _PHASE) & (high > _PHASE)).astype(float))[:, None]
 
 
-SPEEDS = (1.0, 1.15, 1.3, 1.45, 1.6)
+SPEEDS = (1.0, 1.15, 1.3, 1.45)
 """Speeds [m/s] of the table."""
 
 
