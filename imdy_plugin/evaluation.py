@@ -107,12 +107,15 @@ class Evaluation:
     def to_markdown(self) -> str:
         """The table, by joint, by data set, and what the references leave unexplained: ``mean [low, high]``, ``-`` where there is nothing to say."""
         joints = {f"torque_{joint}": (joint, 3) for joint in scoring.JOINTS}
-        by_source = self.by_source()._markdown({name: METRICS[name] for name in ("force", "vertical", "cop", "torque", "torque_legs")})
-        return (
-            f"{self._markdown(METRICS)}\nMean absolute torque error by joint, Nm/kg:\n\n{self._markdown(joints, keep_empty=False)}"
-            f"\nBy data set, where several show an activity:\n\n{by_source}"
-            f"\nWhat the root carries in the references, with plates:\n\n{self._floor_markdown()}"
-        )
+        few = {name: METRICS[name] for name in ("force", "vertical", "cop", "torque", "torque_legs")}
+        several = self.by_source()
+        tables = {
+            "": self._markdown(METRICS),
+            "Mean absolute torque error by joint, Nm/kg:": self._markdown(joints, keep_empty=False),
+            "By data set, where several show an activity:": several._markdown(few) if several.rows else "",
+            "What the root carries in the references, with plates:": self._floor_markdown(),
+        }
+        return "\n".join(f"{title}\n\n{table}" if title else table for title, table in tables.items() if table)
 
     def by_source(self) -> Evaluation:
         """The same rows with activities told apart by data set (``walk, schreiber``), for activities that several show."""

@@ -311,6 +311,8 @@ def test_laboratories_are_told_apart_where_several_show_an_activity() -> None:
     ]
     found = Evaluation(rows).by_source().table(["force"])
     assert [(s.activity, s.mean) for s in found] == [("walk, one", 1.0), ("walk, two", 2.0)]
+    assert "By data set" in Evaluation(rows).to_markdown()
+    assert "By data set" not in Evaluation(rows[1:]).to_markdown()
 
 
 def test_what_plates_leave_on_the_root_is_told_even_where_no_solver_ran() -> None:
