@@ -101,17 +101,23 @@ def _rotates(coordinate: Any) -> bool:
     return any(array.get(i) == coordinate.getName() for array in names for i in range(array.getSize()))
 
 
-def strip_forces(model: Any) -> tuple[str, ...]:
-    """Remove the forces, controllers and probes of an ``opensim.Model`` and return the forces' names; gravity stays.
+def strip_forces(model: Any, *, only_muscles: bool = False) -> tuple[str, ...]:
+    """Remove the forces (or only the muscles), controllers and probes of an ``opensim.Model``; return the names of the forces removed.
 
-    What is left builds even where a muscle's parameters are unlawful.
+    Gravity stays. Without its muscles a model builds even where a muscle's parameters are unlawful.
     """
-    forces = model.getForceSet()
-    names = tuple(str(forces.get(i).getName()) for i in range(forces.getSize()))
-    for owned in (model.updControllerSet(), model.updProbeSet(), model.updForceSet()):
+    muscle = import_opensim().Muscle
+    forces = model.updForceSet()
+    removed = []
+    for index in reversed(range(forces.getSize())):
+        force = forces.get(index)
+        if not only_muscles or muscle.safeDownCast(force) is not None:
+            removed.append(str(force.getName()))
+            forces.remove(index)
+    for owned in (model.updControllerSet(), model.updProbeSet()):
         owned.clearAndDestroy()
     model.finalizeFromProperties()
-    return names
+    return tuple(reversed(removed))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class OpenSimOptions(SolverOptions):
     cutoff_hz: float | Literal["auto"] | None = Field(
         "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null filters nothing"
     )
+    exclude_forces: Literal["all", "muscles"] = Field("all", description="which of the model's own forces are left out; kept ones lessen the joint moments")
     force_cutoff_hz: float | None = Field(
         None, gt=0, description="low-pass cut-off of the ground forces [Hz]; by default they are not filtered, as in OpenSim's tool"
     )
@@ -77,7 +78,7 @@ class OpenSimSolver(Solver):
         from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
         self.check(trial)
-        mechanics = OpenSimMechanics(trial.native_model)
+        mechanics = OpenSimMechanics(trial.native_model, only_muscles=options.exclude_forces == "muscles")
         _check_bodies(trial, mechanics)
         motion = coordinates_of(trial)
         cutoff, reason = _cutoff(options, motion, mechanics)
@@ -200,7 +201,7 @@ def _attributes(trial: Trial, motion: xr.Dataset, mechanics: OpenSimMechanics) -
 def _logged(result: xr.Dataset, mechanics: OpenSimMechanics, reason: str, options: OpenSimOptions) -> xr.Dataset:
     excluded = mechanics.excluded_forces
     named = ", ".join(excluded[:3]) + (f" and {len(excluded) - 3} more" if len(excluded) > 3 else "")
-    result = add_log(result, f"model's own forces excluded: {named or 'it has none'}")
+    result = add_log(result, f"model's own forces excluded: {named or 'none'}")
     result = add_log(result, f"coordinates low-passed: {reason}; ground forces low-passed: {options.force_cutoff_hz or 'no'}")
     for kind in result["kind"].values:
         frames = int(result["flag"].sel(kind=kind).sum())

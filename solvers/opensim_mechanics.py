@@ -1,7 +1,7 @@
 """Exact rigid-body mechanics of an OpenSim model, frame by frame.
 
-Only gravity of the model's own forces is kept: muscles, springs, bushings, contact and limits would otherwise be taken for
-motion that they do not explain. Frames that hold NaN come out as NaN.
+Of the model's own forces only gravity is kept, unless asked otherwise: what muscles, springs, bushings, contact and limits carry
+would otherwise be missing from the joint moments. Frames that hold NaN come out as NaN.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class OpenSimMechanics:
     ----------
     native_model
         An ``opensim.Model``.
+    only_muscles
+        Leave out only the model's muscles: springs, bushings, contact and limits then act in :meth:`inverse_dynamics`.
 
     Attributes
     ----------
@@ -84,21 +86,22 @@ class OpenSimMechanics:
         For each coordinate its default, its lower and upper limit ``(coordinate, 2)`` (infinite where it is not clamped), and
         whether the model holds it fixed.
     native
-        The clone, without its forces.
+        The clone, without the excluded forces.
     other_constraints
         Names of enforced constraints that are not such couplings; nothing here heeds them.
     """
 
-    def __init__(self, native_model: Any) -> None:
+    def __init__(self, native_model: Any, *, only_muscles: bool = False) -> None:
         self._opensim = import_opensim()
         try:
             with silenced():
                 self.native = native_model.clone()
-                self.excluded_forces = strip_forces(self.native)
+                self.excluded_forces = strip_forces(self.native, only_muscles=only_muscles)
                 self._state = self.native.initSystem()
         except RuntimeError as error:
             raise SolverError(f"OpenSim cannot build the model '{native_model.getName()}': {error}") from error
         self._matter = self.native.getMatterSubsystem()
+        self._solver = self._opensim.InverseDynamicsSolver(self.native) if self.native.getForceSet().getSize() else None
         self._known_stations: dict[tuple[str, ...], tuple[list[Any], Any, Any]] = {}
         self._read_names()
         self._read_couplings()
@@ -118,17 +121,25 @@ class OpenSimMechanics:
         """
         rows = [6 * self._mobod(load.body) for load in loads]
         out = np.full(np.shape(q), np.nan)
-        zero, residual = self._opensim.Vector(len(self.coordinates), 0.0), self._opensim.Vector()
         for frame, udot in self._frames(q, qd, qdd):
-            gravity = self.native.getGravityBodyForces(self._state)
-            self._matter.calcResidualForceIgnoringConstraints(self._state, zero, gravity, self._vector(udot), residual)
-            force = residual.to_numpy()
+            force = self._residual(self._vector(udot))
             if loads:
                 jacobian = self._system_jacobian()
                 for load, row in zip(loads, rows, strict=True):
                     force = force - jacobian[row : row + 6].T @ self._load_at_origin(load, frame)
             out[frame] = self._rates().T @ force
         return out
+
+    def _residual(self, udot: Any) -> FloatArray:
+        """Forces of the speeds that remain when gravity, and the model's forces where they are kept, are accounted for."""
+        if self._solver is not None:
+            kept: FloatArray = self._solver.solve(self._state, udot).to_numpy()
+            return kept
+        none, residual = self._opensim.Vector(self._state.getNU(), 0.0), self._opensim.Vector()
+        gravity = self.native.getGravityBodyForces(self._state)
+        self._matter.calcResidualForceIgnoringConstraints(self._state, none, gravity, udot, residual)
+        values: FloatArray = residual.to_numpy()
+        return values
 
     def root_wrench(self, q: ArrayLike, generalized_force: ArrayLike) -> FloatArray:
         """Force and moment about the root body's origin in ground axes ``(time, 6)`` that equal the root's generalized forces.

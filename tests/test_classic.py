@@ -16,6 +16,7 @@ from imdy_plugin.schema import new_motion, validate_result
 from imdy_plugin.sim.person import write_person
 from imdy_plugin.solvers.classic import OpenSimOptions, OpenSimSolver
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+from imdy_plugin.testing import SolverContract
 
 TIME = np.arange(40) / 100
 FORCE_TIME = np.arange(-50, 450) / 1000
@@ -151,6 +152,25 @@ def test_markers_do_as_well_as_coordinates(trial: Trial, mechanics: OpenSimMecha
     difference = (result["generalized_force"] - solve(trial, cutoff_hz=12.0)["generalized_force"]).isel(time=slice(5, -5))
     assert float(np.sqrt((difference**2).mean())) < 0.1
     assert result.attrs["marker_rms_mean"] < 1e-4
+
+
+def test_only_muscles_are_left_out_on_request(trial: Trial, native: Any) -> None:
+    osim, sprung = import_opensim(), native.clone()
+    spring = osim.SpringGeneralizedForce("knee_angle_r")
+    spring.setName("knee_spring")
+    spring.setStiffness(200.0)
+    sprung.addForce(spring)
+    sprung.finalizeConnections()
+    given = replace(trial, native_model=sprung)
+    without, kept = solve(given), solve(given, exclude_forces="muscles")
+    carried = (without["generalized_force"] - kept["generalized_force"]).sel(coordinate="knee_angle_r")
+    np.testing.assert_allclose(carried, -200.0 * without["coordinate_value"].sel(coordinate="knee_angle_r"), atol=1e-6)
+    np.testing.assert_allclose(without["generalized_force"], solve(trial)["generalized_force"])
+    assert "and 35 more" in without.attrs["log"] and "excluded: none" in kept.attrs["log"]
+
+
+class TestContract(SolverContract):
+    solver = OpenSimSolver
 
 
 def test_a_model_without_a_root_still_has_joint_moments() -> None:
