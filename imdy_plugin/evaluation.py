@@ -283,14 +283,15 @@ def weights_folder() -> Path:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Weights in a folder: those that are shipped for use first, then the folds.
+    """Weights in a folder: those that are shipped for use first, then the folds; checkpoints of unfinished training are no weights.
 
     Raises
     ------
     InputError
         There are none.
     """
-    found = sorted(folder.glob("*.safetensors"), key=lambda p: (p.stem.startswith("fold"), p.name))
+    finished = (p for p in folder.glob("*.safetensors") if not p.stem.endswith(".checkpoint"))
+    found = sorted(finished, key=lambda p: (p.stem.startswith("fold"), p.name))
     if not found:
         raise InputError(f"{folder} holds no .safetensors file; train first ('imdy train') or name the folder (weights=...)")
     return found

@@ -251,7 +251,7 @@ def test_weights_whose_people_nobody_knows_are_refused(tmp_path: Path) -> None:
 
 
 def test_shipped_weights_come_before_folds(tmp_path: Path) -> None:
-    for name in ("fold0", "imdys", "fold1"):
+    for name in ("fold0", "imdys", "fold1", "fold2.checkpoint"):
         write_weights(tmp_path / f"{name}.safetensors", [])
     assert [p.stem for p in evaluation.find_weights(tmp_path)] == ["imdys", "fold0", "fold1"]
 
