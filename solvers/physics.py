@@ -8,7 +8,7 @@ inverse dynamics with these loads leaves nothing on the root. Nothing is learned
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -37,7 +37,9 @@ AIRBORNE = 0.4
 class PhysicsOptions(SolverOptions):
     """Options of :class:`PhysicsSolver`."""
 
-    cutoff_hz: float | Literal["auto"] | None = Field("auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null for none")
+    cutoff_hz: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null for none"
+    )
     floor_height: float | None = Field(None, description="height of the floor [m]; estimated from the soles by default")
     contact_height: float = Field(0.045, gt=0, description="height of a sole point above its rest [m] at which contact is as likely as not")
     contact_speed: float = Field(0.6, gt=0, description="least speed of a sole point against the ground [m/s] at which contact is as likely as not")
@@ -51,7 +53,9 @@ class PhysicsOptions(SolverOptions):
     )
     transition: float = Field(0.03, ge=0, description="time in which a foot takes its share after landing and gives it up before lifting [s]")
     beyond_soles: Literal["feet", "root"] = Field(
-        "feet", description="who carries the moment that no pressure under the soles can exert: the feet, exactly; or the root, as a residual"
+        "feet",
+        description="who carries the moment that no pressure under the soles can exert: 'feet', so that the root carries nothing; or 'root', as a "
+        "residual, which keeps errors of the motion out of the legs",
     )
 
 
@@ -93,7 +97,7 @@ class PhysicsSolver(Solver):
         cutoff, reason = _cutoff(options, coordinates, mechanics)
         motion = _Motion.of(mechanics, coordinates, cutoff)
         wrench = mechanics.ground_wrench(motion.q, motion.qd, motion.qdd)
-        contact, loads = share_between_feet(mechanics, motion, wrench, options)
+        contact, loads = _share_between_feet(mechanics, motion, wrench, options)
         result = _as_result(self, mechanics, motion, contact, loads, wrench, options, trial)
         log = "\n".join(line for line in (coordinates.attrs.get("log", ""), f"low-pass {reason}", *_remarks(result)) if line)
         return result.assign_attrs(cutoff_hz=-1.0 if cutoff is None else cutoff, log=log)
@@ -125,7 +129,7 @@ class _Motion:
         return out
 
 
-def share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Array, options: PhysicsOptions) -> tuple[Contact, FootLoads]:
+def _share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Array, options: PhysicsOptions) -> tuple[Contact, FootLoads]:
     """Find contact from the soles and share a wrench ``(time, 6)`` about the ground origin between the feet that touch."""
     from imdy_plugin.solvers.contact import ContactThresholds, detect_contact, loading, sole_motion
     from imdy_plugin.solvers.ground_split import split_wrench, zero_moment_point
@@ -158,8 +162,8 @@ def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float)
     """Frames whose wrench cannot come through the feet, ``(time,)``.
 
     The ground would have to pull (more than :data:`PULL` body weights), the wrench lies outside the soles (its horizontal moment about the
-    centres of pressure exceeds :data:`TIPPING` times the body weight), or something else holds the body: between two touches of the
-    feet, or before or after all of them, the middle force is more than :data:`AIRBORNE` body weights.
+    centres of pressure exceeds :data:`TIPPING` times the body weight), or something else holds the body: while no foot
+    touches, from lift to landing, the median force is more than :data:`AIRBORNE` body weights.
 
     Parameters
     ----------

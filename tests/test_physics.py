@@ -154,6 +154,11 @@ def test_an_unknown_option_is_refused() -> None:
         PhysicsOptions(cutof=6)
 
 
+def test_a_cutoff_must_be_positive() -> None:
+    with pytest.raises(ValidationError, match="greater than 0"):
+        PhysicsOptions(cutoff_hz=0.0)
+
+
 def standing(moment: tuple[float, float, float] = (0.0, 0.0, 0.0), frames: int = 4) -> FootLoads:
     free = np.zeros((frames, 2, 3))
     free[:, 0] = moment
