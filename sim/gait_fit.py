@@ -90,22 +90,22 @@ VERTICAL_FORCE: tuple[tuple[float, float], ...] = (
     (2, 0.22),
     (5, 0.62),
     (10, 1.03),
-    (13, 1.11),
-    (16, 1.09),
+    (13, 1.10),
+    (16, 1.08),
     (20, 0.97),
-    (25, 0.82),
-    (30, 0.75),
-    (35, 0.79),
+    (25, 0.83),
+    (30, 0.77),
+    (35, 0.81),
     (40, 0.92),
     (45, 1.08),
 )
-VERTICAL_FORCE += ((48, 1.11), (51, 1.02), (55, 0.60), (58, 0.22), (61.5, 0), (65, 0), (70, 0), (80, 0), (90, 0), (97, 0))
+VERTICAL_FORCE += ((48, 1.10), (51, 1.02), (55, 0.60), (58, 0.22), (61.5, 0), (65, 0), (70, 0), (80, 0), (90, 0), (97, 0))
 FORWARD_FORCE: tuple[tuple[float, float], ...] = (
     (0, 0),
     (3, -0.03),
     (5, -0.07),
-    (10, -0.165),
-    (13, -0.18),
+    (10, -0.175),
+    (13, -0.19),
     (20, -0.115),
     (25, -0.06),
     (30, -0.015),
@@ -113,13 +113,22 @@ FORWARD_FORCE: tuple[tuple[float, float], ...] = (
     (40, 0.09),
     (45, 0.16),
 )
-FORWARD_FORCE += ((50, 0.20), (53, 0.185), (57, 0.09), (61.5, 0), (65, 0), (70, 0), (75, 0), (80, 0), (85, 0), (90, 0), (95, 0))
+FORWARD_FORCE += ((50, 0.21), (53, 0.195), (57, 0.09), (61.5, 0), (65, 0), (70, 0), (75, 0), (80, 0), (85, 0), (90, 0), (95, 0))
 """Ground force of one foot over body weight by percent of the cycle (Winter 2009, figure 5.17 and table A.5, natural cadence)."""
 
 _TRANSLATIONS = ("pelvis_tx", "pelvis_ty", "pelvis_tz")
 _SAGITTAL = ("hip_flexion_r", "knee_angle_r", "ankle_angle_r")
-_SIDEWAYS = ("pelvis_tz", "pelvis_list")
-_TRUNK = ("pelvis_tilt", "pelvis_rotation", "lumbar_extension", "lumbar_bending", "lumbar_rotation")
+_SMOOTHEST_HARMONIC = {
+    "pelvis_tilt": 1.4,
+    "lumbar_extension": 1.4,
+    "pelvis_rotation": 2.0,
+    "lumbar_bending": 2.0,
+    "lumbar_rotation": 2.0,
+    "pelvis_tz": 4.0,
+    "pelvis_list": 4.0,
+}
+"""Harmonic from which the motion of the trunk is held down; of everything else from the sixth."""
+
 _PHASE = np.arange(FRAMES) / FRAMES
 
 
@@ -262,7 +271,7 @@ class _Problem:
         weight = np.zeros(self.basis.size)
         for name, columns in self.basis.columns.items():
             scale = 0.004 if name in _TRANSLATIONS else DEGREE if name in _SAGITTAL else 2 * DEGREE
-            first = 2.0 if name in _TRUNK else 4.0 if name in _SIDEWAYS else 6.0
+            first = _SMOOTHEST_HARMONIC.get(name, 6.0)
             weight[columns] = (self.basis.harmonics[name] / first) ** 3 / scale
         return weight
 
