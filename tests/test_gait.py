@@ -142,7 +142,7 @@ def test_feet_neither_slide_nor_sink(trial: DemoTrial, native: Any) -> None:
         assert heel_place[..., 1].min() - radius > -0.002
         assert toe_place[..., 1].min() > -0.002
         own = (_phase(trial) + 0.5 * i) % 1
-        flat, pushing = (own > 0.11) & (own < 0.32), (own > 0.11) & (own < 0.54)
+        flat, pushing = (own > 0.11) & (own < 0.32), (own > 0.11) & (own < 0.53)
         assert np.linalg.norm(heel_speed[flat], axis=-1).max() < 0.018
         assert np.linalg.norm(toe_speed[pushing], axis=-1).max() < 0.018
         assert np.sqrt((toe_speed[pushing] ** 2).sum(axis=-1).mean()) < 0.007
