@@ -124,3 +124,10 @@ def test_a_motion_of_gaps_is_refused() -> None:
     motion["marker_position"][:, 5:] = np.nan
     with pytest.raises(InputError, match="no frame holds"):
         ft.compute_features(motion)
+
+
+def test_millimetres_are_noticed() -> None:
+    motion = stroll()
+    motion["marker_position"] *= 1000.0
+    with pytest.raises(InputError, match="metres"):
+        ft.compute_features(motion)

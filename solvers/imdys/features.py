@@ -37,6 +37,9 @@ HEADING_WINDOW_S, VELOCITY_WINDOW_S = 0.25, 0.5
 LOW_PERCENTILE = 5.0
 """Percentile of a foot landmark's height that is taken as its height when the foot stands."""
 
+SHORTEST_LEG_M, LONGEST_LEG_M = 0.15, 1.6
+"""Median distance of pelvis and feet that a person can have, crouching children and tall adults included."""
+
 _FOOT_INDEX = {s + n: LANDMARKS.index(s + n) for s in SIDES for n in FOOT}
 _SCALES = np.repeat([0.5, 2.0, 10.0], 3)
 
@@ -113,6 +116,7 @@ def compute_features(motion: xr.Dataset, time: Array | None = None) -> Features:
         raise InputError(f"no frame holds {MINIMUM_LANDMARKS} landmarks for {SHORTEST_RUN_S} s at a stretch; found markers of {', '.join(landmarks)}")
     floor = min(stand.values())
     foot_point = _foot_points(position)
+    _check_size(position, foot_point)
     relative = position - origin[:, None, :]
     relative[..., 1] = position[..., 1] - floor
     for name, height in stand.items():
@@ -122,6 +126,16 @@ def compute_features(motion: xr.Dataset, time: Array | None = None) -> Features:
     values = np.where(present[..., None], np.concatenate(parts, axis=-1) / _SCALES, 0.0)
     pelvis = _mean_present(acceleration, [LANDMARKS.index(n) for n in PELVIS])
     return Features(grid, values.astype(np.float32), present, usable, rotation, foot_point, floor, mean_velocity, pelvis, landmarks)
+
+
+def _check_size(position: Array, foot_point: Array) -> None:
+    pelvis = _mean_present(position, [LANDMARKS.index(n) for n in PELVIS])
+    leg = float(np.nanmedian(np.linalg.norm(pelvis[:, None] - foot_point, axis=-1)))
+    if not SHORTEST_LEG_M < leg < LONGEST_LEG_M:
+        raise InputError(
+            f"pelvis and feet are {leg:.3g} m apart, which no person's are ({SHORTEST_LEG_M} to {LONGEST_LEG_M} m); "
+            "check that the markers are in metres and named right"
+        )
 
 
 def uniform_time(time: Array) -> Array:
