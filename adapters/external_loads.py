@@ -26,6 +26,12 @@ SWING_FORCE, SWING_SHARE = 50.0, 0.05
 LOADED_FORCE = 50.0
 """Force [N] above which a foot counts as loaded, where a check asks."""
 
+FELT_FORCE = 10.0
+"""Force [N] from which a wrong point of application is felt in the joints."""
+
+FARTHEST_PRESSURE = 0.5
+"""Horizontal distance [m] between a centre of pressure and the origin of its foot that no foot reaches."""
+
 SHORTEST_SWING = 0.1
 """Time [s]: frames without numbers between two loaded frames are a gap, not a swing, when they last less than this."""
 
@@ -203,6 +209,28 @@ def check_foot_assignment(forces: xr.Dataset, foot_position: xr.DataArray) -> No
         if share > 0.5:
             text = f"the force on '{body}' acts nearer to '{other}' in {share:.0%} of {nearest.size} loaded frames"
             warnings.warn(f"{text}; it may be on the wrong foot: swap applied_to_body", DataWarning, stacklevel=2)
+
+
+def check_pressure_near_foot(forces: xr.Dataset, foot_position: xr.DataArray) -> None:
+    """Warn when a force acts far from its foot, as a centre of pressure divided out of the first newtons does.
+
+    Parameters
+    ----------
+    forces, foot_position
+        As in :func:`check_foot_assignment`; frames with more than :data:`FELT_FORCE` are looked at.
+    """
+    known = [str(b) for b in foot_position["body"].values]
+    feet = _linear(foot_position["time"].values, foot_position.transpose("time", "body", "axis").values, forces["time"].values)
+    for body in (str(b) for b in forces["body"].values if str(b) in known):
+        force = np.linalg.norm(forces["ground_force"].sel(body=body).values, axis=-1)
+        offset = (forces["center_of_pressure"].sel(body=body).values - feet[:, known.index(body)])[:, [0, 2]]
+        distance = np.where(force > FELT_FORCE, np.linalg.norm(offset, axis=-1), 0.0)
+        far = np.flatnonzero(distance > FARTHEST_PRESSURE)
+        if far.size:
+            worst = int(far[np.argmax((distance * force)[far])])
+            text = f"the force on '{body}' acts more than {FARTHEST_PRESSURE:g} m from it in {far.size} frame(s), {distance[worst]:.2f} m"
+            what = f"{text} at {float(forces['time'][worst]):g} s ({force[worst]:.0f} N); joint moments are wrong there"
+            warnings.warn(f"{what}: repair the centre of pressure, or zero the force where it is small", DataWarning, stacklevel=2)
 
 
 def _nearest_foot(force: xr.Dataset, feet: _ARRAY) -> NDArray[np.intp]:

@@ -247,11 +247,19 @@ def _run(solver: Solver, trial: Trial, options: Any, time_range: tuple[float, fl
         result = _select(result, time_range)
     if trial.ground_force is not None and "ground_force" in solver.needs:
         _check_feet(trial, result)
-    return result.assign_attrs(
+    return _with_log_of(trial, result).assign_attrs(
         provenance=json.dumps(dict(trial.provenance), sort_keys=True),
         imdy_plugin_version=imdy_plugin.__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _with_log_of(trial: Trial, result: xr.Dataset) -> xr.Dataset:
+    """Put what was done to the inputs before what the solver did."""
+    logs = [trial.motion.attrs.get("log", ""), trial.ground_force.attrs.get("log", "") if trial.ground_force is not None else ""]
+    before = [line for log in logs for line in log.splitlines()]
+    own = [line for line in result.attrs.get("log", "").splitlines() if line not in before]
+    return result.assign_attrs(log="\n".join([*before, *own]))
 
 
 def _check_mass(mass: float | None) -> None:
@@ -354,10 +362,10 @@ def _select(result: xr.Dataset, time_range: tuple[float, float]) -> xr.Dataset:
 
 
 def _check_feet(trial: Trial, result: xr.Dataset) -> None:
-    """Warn where measured forces seem to act on the wrong foot."""
+    """Warn where measured forces seem to act on the wrong foot, or far from it."""
     if trial.native_model is None or "coordinate_value" not in result or trial.model is None or not trial.model.attrs.get("foot_bodies"):
         return
-    from imdy_plugin.adapters.external_loads import check_foot_assignment
+    from imdy_plugin.adapters.external_loads import check_foot_assignment, check_pressure_near_foot
     from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
     mechanics = OpenSimMechanics(trial.native_model)
@@ -366,7 +374,9 @@ def _check_feet(trial: Trial, result: xr.Dataset) -> None:
     feet = list(trial.model.attrs["foot_bodies"])
     position = np.stack([mechanics.point_kinematics(value, value * 0, value * 0, foot, origin)[0][:, 0] for foot in feet], axis=1)
     where = xr.DataArray(position, dims=("time", "body", "axis"), coords={"time": result["time"], "body": feet, "axis": list(schema.AXES)})
-    check_foot_assignment(result[list(schema.GROUND_FORCE_VARIABLES)], where)
+    loads = result[list(schema.GROUND_FORCE_VARIABLES)]
+    check_foot_assignment(loads, where)
+    check_pressure_near_foot(loads, where)
 
 
 def _span(motion: xr.Dataset) -> str:

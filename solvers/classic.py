@@ -139,9 +139,10 @@ def _loads_at(time: FloatArray, trial: Trial, cutoff_hz: float | None) -> dict[s
         force, center, moment = _filtered(own_time, force, center, moment, cutoff_hz)
     known = np.isfinite(force).all(axis=2)
     out = {}
-    for name, values in zip(GROUND_FORCE_VARIABLES, (force, _without_gaps(center), _without_gaps(moment)), strict=True):
-        columns = [resample_stretches(own_time, np.where(known[:, [b]], values[:, b], np.nan), time) for b in range(force.shape[1])]
-        out[name] = np.stack(columns, axis=1)
+    for name, values in zip(GROUND_FORCE_VARIABLES, (force, _held(center, force), _without_gaps(moment)), strict=True):
+        out[name] = np.zeros((len(time), force.shape[1], 3))
+        for body in range(force.shape[1]):
+            out[name][:, body] = resample_stretches(own_time, np.where(known[:, [body]], values[:, body], np.nan), time)
     silent = _silent(own_time, force, time)
     for values in out.values():
         values[silent] = 0.0
@@ -153,6 +154,24 @@ def _loads_at(time: FloatArray, trial: Trial, cutoff_hz: float | None) -> dict[s
 def _without_gaps(values: FloatArray) -> FloatArray:
     """A centre of pressure or moment that is not defined where no force acts counts as zero."""
     return np.where(np.isfinite(values), values, 0.0)
+
+
+def _held(center: FloatArray, force: FloatArray) -> FloatArray:
+    """The centre of pressure, and where it is not defined (NaN or the origin) that of the nearest loaded sample in time.
+
+    Files put zero there; a spline from zero to the foot overshoots by metres while the first newtons act.
+    """
+    out = _without_gaps(center)
+    frames = np.arange(len(out))
+    for body in range(center.shape[1]):
+        defined = (out[:, body] != 0.0).any(axis=1)
+        loaded = np.flatnonzero(defined & (np.abs(force[:, body, 1]) > LEAST_LOAD))
+        if loaded.size:
+            after = np.clip(np.searchsorted(loaded, frames), 0, loaded.size - 1)
+            before = np.maximum(after - 1, 0)
+            nearer = np.where(np.abs(frames - loaded[before]) <= np.abs(loaded[after] - frames), loaded[before], loaded[after])
+            out[:, body] = np.where(defined[:, None], out[:, body], out[nearer, body])
+    return out
 
 
 def _silent(own_time: FloatArray, force: FloatArray, time: FloatArray) -> NDArray[np.bool_]:

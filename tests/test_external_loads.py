@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from imdy_plugin._opensim import import_opensim
 from imdy_plugin.adapters.external_loads import (
     check_foot_assignment,
+    check_pressure_near_foot,
     check_zero_load,
     read_external_loads,
     read_ground_force,
@@ -331,6 +332,16 @@ def test_a_force_on_the_wrong_foot_is_a_warning() -> None:
     check_foot_assignment(motion(), feet(swapped=False))
     with pytest.warns(DataWarning, match=r"the force on 'calcn_r' acts nearer to 'calcn_l' in \d+% of \d+ loaded frames"):
         check_foot_assignment(motion().isel(body=[0]), feet(swapped=True))
+
+
+def test_a_force_far_from_its_foot_is_a_warning_with_place_and_size() -> None:
+    forces = motion()
+    check_pressure_near_foot(forces, feet(swapped=False))
+    far = forces.copy(deep=True)
+    frame = int(np.argmax(far["ground_force"].values[:, 0, 1]))
+    far["center_of_pressure"].values[frame, 0, 0] += 20.0
+    with pytest.warns(DataWarning, match=r"'calcn_r' acts more than 0\.5 m from it in 1 frame\(s\), (19|20)\.\d+ m at"):
+        check_pressure_near_foot(far, feet(swapped=False))
 
 
 def test_a_body_that_is_no_foot_is_not_checked() -> None:

@@ -61,7 +61,7 @@ def test_another_filter_or_no_loads_would_be_seen(walk: dict[str, Path], tmp_pat
 def test_another_solver_runs_the_same_setup(walk: dict[str, Path], tmp_path: Path) -> None:
     done = run_tool(write_setup(tmp_path, walk), "imdys")
     assert done.result.attrs["solver"] == "imdys"
-    assert "markers computed from the coordinates" in done.result.attrs["log"] + str(done.result.attrs)
+    assert "markers computed from the coordinates" in done.result.attrs["log"]
     assert read_table(done.path).time.size == done.result.sizes["time"]
 
 
