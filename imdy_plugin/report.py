@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from rich.markup import escape as escape_markup
 
 from imdy_plugin._report_view import FEET, Joint, SummaryRow, View, number, summary_rows
 from imdy_plugin.atomic import replacing
@@ -107,39 +108,54 @@ def summary(ds: xr.Dataset, trial: Trial | None = None) -> list[SummaryRow]:
 
 def summary_table(ds: xr.Dataset, trial: Trial | None = None) -> Table:
     """The summary for the terminal."""
-    from rich.markup import escape as plain
     from rich.table import Table
 
     view = View(ds, trial)
-    table = Table(title=plain(_title(view)), title_justify="left")
+    table = Table(title=escape_markup(_title(view)), title_justify="left")
     table.add_column("")
     table.add_column("unit")
-    for name in view.ordered:
-        for foot in FEET:
-            table.add_column(plain(foot if len(view.solvers) == 1 else f"{name} {foot}"), justify="right")
-    for row in summary_rows(view):
-        cells = [row.values.get((name, foot if row.by_foot else ""), "") if row.by_foot or foot == FEET[0] else "" for name in view.ordered for foot in FEET]
-        table.add_row(plain(row.quantity), row.unit, *cells)
+    if len(view.solvers) == 1:
+        _fill_by_foot(table, view)
+    else:
+        _fill_by_solver(table, view)
     return table
+
+
+def _fill_by_foot(table: Table, view: View) -> None:
+    """A row per quantity, a column per foot."""
+    for foot in FEET:
+        table.add_column(foot, justify="right")
+    for row in summary_rows(view):
+        sides = FEET if row.by_foot else ("",)
+        table.add_row(escape_markup(row.quantity), row.unit, *(row.values.get((view.ordered[0], side), "") for side in sides))
+
+
+def _fill_by_solver(table: Table, view: View) -> None:
+    """A row per quantity and foot, a column per solver."""
+    for name in view.ordered:
+        table.add_column(escape_markup(name), justify="right")
+    for row in summary_rows(view):
+        for side in FEET if row.by_foot else ("",):
+            label = f"{row.quantity} ({side})" if side else row.quantity
+            table.add_row(escape_markup(label), row.unit, *(row.values.get((name, side), "") for name in view.ordered))
 
 
 def difference_terminal_table(comparison: xr.Dataset, trial: Trial | None = None) -> Table:
     """Mean absolute differences from the reference for the terminal, a column per solver; the report has the rest."""
-    from rich.markup import escape as plain
     from rich.table import Table
 
     view = View(comparison, trial)
     others = [name for name in view.solvers if name != view.reference]
-    table = Table(title=plain(f"Mean absolute difference from '{view.reference}'"), title_justify="left")
+    table = Table(title=escape_markup(f"Mean absolute difference from '{view.reference}'"), title_justify="left")
     table.add_column("quantity")
     for name in others:
-        table.add_column(plain(name), justify="right")
+        table.add_column(escape_markup(name), justify="right")
     cells: dict[str, dict[str, str]] = {}
     for row in _named_differences(view):
         label, solver, _, absolute, _, normalised, _ = _difference_cells(view, row)
         cells.setdefault(label, {})[solver] = f"{absolute} ({normalised})" if normalised else absolute
     for label, by_solver in cells.items():
-        table.add_row(plain(label), *(plain(by_solver.get(name, "")) for name in others))
+        table.add_row(escape_markup(label), *(escape_markup(by_solver.get(name, "")) for name in others))
     return table
 
 

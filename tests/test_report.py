@@ -309,7 +309,7 @@ def test_tables_for_the_terminal_show_the_same_numbers(tmp_path: Path) -> None:
     shown = console.export_text()
     for row in summary(ds):
         assert all(value in shown for value in row.values.values()), row
-    assert "opensim right" in shown and "Hip flexion moment, right" in shown
+    assert "(right)" in shown and "Hip flexion moment, right" in shown
 
 
 def test_words_and_numbers() -> None:
