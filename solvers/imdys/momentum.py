@@ -26,6 +26,21 @@ LARGEST_SLOPE = 0.1
 LARGEST_SHIFT_M = 0.025
 """Largest shift of the centres of pressure [m]."""
 
+PRESSURE_TRUST = 0.7
+"""Share of a slow error of the centres of pressure that is mended; a scaled model's centre of mass is no better known."""
+
+LARGEST_SHARE = 0.25
+"""Largest part of the total vertical force that is moved from one foot to the other."""
+
+SHARE_ERROR, PRESSURE_ERROR_M = 0.1, 0.01
+"""Expected errors of the share of the vertical force and of a centre of pressure [m]."""
+
+SHARE_CUTOFF_HZ = 3.0
+"""Below this the share of standing feet follows the moment balance."""
+
+STANDING_WINDOW_S = 0.4
+"""Standard deviation of the Gaussian window in which both feet must mostly be down to count as standing."""
+
 _LEAST_SUPPORT = 1.0
 
 
@@ -101,8 +116,34 @@ def correct_force(loads: GroundLoads, total: Array, trust: Trust) -> Correction:
     return Correction(replace(loads, force=force), gain, np.abs(excess) > LARGEST_GAIN)
 
 
+def correct_share(loads: GroundLoads, wrench: Array, center: Array) -> GroundLoads:
+    """Where a person stands on both feet for longer than a step, share the vertical force as the moment balance asks.
+
+    Errors of the share and of the centres of pressure are weighed by :data:`SHARE_ERROR` and :data:`PRESSURE_ERROR_M`: with
+    the feet apart the share explains a missing moment, with the feet together it cannot. Walking's double support is too short
+    for this and is left alone.
+
+    Parameters
+    ----------
+    loads, wrench, center
+        As in :func:`correct_pressure`.
+    """
+    error = _pressure_error(loads, wrench, center, SHARE_CUTOFF_HZ)
+    apart = (loads.center_of_pressure[:, 0] - loads.center_of_pressure[:, 1])[:, [0, 2]]
+    stiffness = PRESSURE_ERROR_M**2 + SHARE_ERROR**2 * (apart**2).sum(axis=1)
+    wanted = SHARE_ERROR**2 * (apart * error).sum(axis=1) / stiffness
+    vertical = loads.force[..., 1]
+    both = np.nan_to_num(vertical).min(axis=1) > 0.0
+    total = np.where(both, vertical.sum(axis=1), 1.0)
+    change = wanted * _standing(loads.time, both)
+    right = np.clip(vertical[:, 0] / total + np.clip(change, -LARGEST_SHARE, LARGEST_SHARE), 0.0, 1.0)
+    force = loads.force.copy()
+    force[both, :, 1] = total[both, None] * np.stack([right, 1.0 - right], axis=1)[both]
+    return replace(loads, force=force)
+
+
 def correct_pressure(loads: GroundLoads, wrench: Array, center: Array) -> GroundLoads:
-    """Shift both centres of pressure so that the slow part of the horizontal moment balances.
+    """Shift both centres of pressure towards where the slow part of the horizontal moment balances.
 
     Parameters
     ----------
@@ -113,15 +154,28 @@ def correct_pressure(loads: GroundLoads, wrench: Array, center: Array) -> Ground
     center
         Centre of mass [m], ``(T, 3)``; moments are compared about its projection on the floor.
     """
+    shift = np.zeros((len(loads.time), 3))
+    shift[:, [0, 2]] = PRESSURE_TRUST * np.clip(_pressure_error(loads, wrench, center, PRESSURE_CUTOFF_HZ), -LARGEST_SHIFT_M, LARGEST_SHIFT_M)
+    return replace(loads, center_of_pressure=loads.center_of_pressure + shift[:, None])
+
+
+def _pressure_error(loads: GroundLoads, wrench: Array, center: Array, cutoff_hz: float) -> Array:
+    """How far along x and z the common centre of pressure would have to move for the slow moment to balance [m], ``(T, 2)``."""
     base = center.copy()
     base[:, 1] = loads.center_of_pressure[:, 0, 1]
     asked = wrench[:, 3:] - np.cross(base, wrench[:, :3])
     carried = np.cross(loads.center_of_pressure - base[:, None], loads.force).sum(axis=1)
-    wanted, moment, support = slow_part(loads.time, PRESSURE_CUTOFF_HZ, asked, carried, loads.force.sum(axis=1))
+    wanted, moment, support = slow_part(loads.time, cutoff_hz, asked, carried, loads.force.sum(axis=1))
     missing = (wanted - moment) / np.maximum(support[:, 1:2], _LEAST_SUPPORT)
-    shift = np.nan_to_num(np.stack([missing[:, 2], np.zeros(len(missing)), -missing[:, 0]], axis=1))
-    shift = np.clip(shift, -LARGEST_SHIFT_M, LARGEST_SHIFT_M)
-    return replace(loads, center_of_pressure=loads.center_of_pressure + shift[:, None])
+    return np.nan_to_num(np.stack([missing[:, 2], -missing[:, 0]], axis=1))
+
+
+def _standing(time: Array, both: NDArray[np.bool_]) -> Array:
+    """How surely a person stands on both feet rather than steps, 0 to 1, ``(T,)``."""
+    from scipy.ndimage import gaussian_filter1d
+
+    mean = gaussian_filter1d(both.astype(float), STANDING_WINDOW_S / float(np.median(np.diff(time))))
+    return np.clip(2.0 * mean - 1.0, 0.0, 1.0)
 
 
 def slow_part(time: Array, cutoff_hz: float, *signals: Array) -> list[Array]:
