@@ -98,7 +98,7 @@ class TrainingConfig:
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    steps: int = 1800
+    steps: int = 2000
     batch: int = 20
     window_s: float = 1.28
     learning_rate: float = 2e-3
@@ -108,17 +108,17 @@ class TrainingConfig:
     activity_weight: dict[str, float] = field(
         default_factory=lambda: {"child_turn": 0.3, "child_walk": 0.5, "static": 0.3, "jump": 0.5, "squat": 0.5, "sit_to_stand": 0.3}
     )
-    offset_m: float = 0.012
-    cluster_offset_m: float = 0.03
-    foot_height_m: float = 0.01
-    shift_m: float = 0.02
+    offset_m: float = 0.02
+    cluster_offset_m: float = 0.05
+    foot_height_m: float = 0.02
+    shift_m: float = 0.03
     yaw_rad: float = 0.08
-    velocity_noise: float = 0.02
-    acceleration_noise: float = 0.3
-    scale: float = 0.08
-    drop: float = 0.1
+    velocity_noise: float = 0.04
+    acceleration_noise: float = 0.5
+    scale: float = 0.12
+    drop: float = 0.2
     drop_upper: float = 0.3
-    borrow: float = 0.3
+    borrow: float = 0.5
     seed: int = 0
 
 
