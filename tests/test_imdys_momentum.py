@@ -111,3 +111,11 @@ def test_the_share_of_steps_is_left_to_the_network() -> None:
     loads = stepping()
     lopsided = np.concatenate([loads.force.sum(axis=1), np.cross(loads.center_of_pressure + np.array([0.0, 0.0, 0.03]), loads.force).sum(axis=1)], axis=1)
     np.testing.assert_allclose(mo.correct_share(loads, lopsided, np.zeros((len(loads.time), 3))).force, loads.force, atol=1e-9)
+
+
+def test_a_large_disagreement_is_bounded_and_a_small_one_let_stand() -> None:
+    loads = stepping()
+    for extra, left in ((1.0, 1.0), (5.0, mo.BELIEVED_DISAGREEMENT)):
+        bound = mo.bound_disagreement(loads, weight(loads) + np.array([0.0, extra, 0.0]))
+        np.testing.assert_allclose(G + extra - bound.force[..., 1].sum(axis=1), left, atol=1e-6)
+        np.testing.assert_array_equal(bound.force[loads.force[..., 1] == 0.0], 0.0)

@@ -26,6 +26,9 @@ LARGEST_SLOPE = 0.1
 LARGEST_SHIFT_M = 0.025
 """Largest shift of the centres of pressure [m]."""
 
+BELIEVED_DISAGREEMENT, BOUND_CUTOFF_HZ = 1.5, 6.0
+"""Difference of the total force from the momentum balance that may be the model's error [N/kg], and the frequency up to which it is judged [Hz]."""
+
 PRESSURE_TRUST = 0.7
 """Share of a slow error of the centres of pressure that is mended; a scaled model's centre of mass is no better known."""
 
@@ -114,6 +117,24 @@ def correct_force(loads: GroundLoads, total: Array, trust: Trust) -> Correction:
         force[..., [0, 2]] += loads.force[..., 1:2] * slope[:, None, [0, 2]]
     force[..., 1] *= 1.0 + np.clip(excess, -LARGEST_GAIN, LARGEST_GAIN)[:, None]
     return Correction(replace(loads, force=force), gain, np.abs(excess) > LARGEST_GAIN)
+
+
+def bound_disagreement(loads: GroundLoads, total: Array) -> GroundLoads:
+    """Let the feet's total force differ from ``total`` by at most :data:`BELIEVED_DISAGREEMENT` below :data:`BOUND_CUTOFF_HZ`.
+
+    In motions like those it was trained on the network stays within; in others the equations take over. The excess is shared by
+    vertical force; feet in the air stay free.
+    """
+    wanted, carried = slow_part(loads.time, BOUND_CUTOFF_HZ, total, loads.force.sum(axis=1))
+    difference = np.nan_to_num(wanted - carried)
+    size = np.linalg.norm(difference, axis=1, keepdims=True)
+    excess = difference * np.maximum(0.0, 1.0 - BELIEVED_DISAGREEMENT / np.maximum(size, 1e-9))
+    vertical = loads.force[..., 1]
+    support = vertical.sum(axis=1, keepdims=True)
+    share = np.where(support > _LEAST_SUPPORT, vertical / np.maximum(support, _LEAST_SUPPORT), 0.0)
+    force = loads.force + share[..., None] * excess[:, None]
+    force[..., 1] = np.maximum(force[..., 1], 0.0)
+    return replace(loads, force=force)
 
 
 def correct_share(loads: GroundLoads, wrench: Array, center: Array) -> GroundLoads:

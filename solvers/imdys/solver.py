@@ -121,7 +121,7 @@ def _solve_without_model(trial: Trial, options: ImdysOptions, features: Features
 
 
 def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, loads: GroundLoads) -> xr.Dataset:
-    from imdy_plugin.solvers.imdys.momentum import correct_force, correct_pressure, correct_share
+    from imdy_plugin.solvers.imdys.momentum import bound_disagreement, correct_force, correct_pressure, correct_share
     from imdy_plugin.solvers.kinematics import auto_cutoff, coordinates_of, smooth
     from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
 
@@ -139,7 +139,8 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
         loads = correction.loads
         if trust.horizontal:
             center = mechanics.center_of_mass(q, qd, qdd)[0]
-            loads = correct_pressure(correct_share(loads, wrench, center), wrench, center)
+            loads = correct_share(bound_disagreement(loads, wrench[:, :3]), wrench, center)
+            loads = correct_pressure(loads, wrench, center)
     loads = _kept_in_soles(loads, mechanics, q, qd)
     assert trial.mass is not None
     ground = _ground(loads, trial.mass)
