@@ -119,3 +119,12 @@ def test_a_large_disagreement_is_bounded_and_a_small_one_let_stand() -> None:
         bound = mo.bound_disagreement(loads, weight(loads) + np.array([0.0, extra, 0.0]))
         np.testing.assert_allclose(G + extra - bound.force[..., 1].sum(axis=1), left, atol=1e-6)
         np.testing.assert_array_equal(bound.force[loads.force[..., 1] == 0.0], 0.0)
+
+
+def test_a_seat_behind_the_feet_is_noticed() -> None:
+    loads = standing(0.5)
+    force = loads.force.sum(axis=1)
+    for behind, noticed in ((0.05, False), (0.25, True)):
+        moment = np.cross(np.tile([-behind, 0.0, 0.0], (len(force), 1)), force)
+        held = mo.held_elsewhere(loads, np.concatenate([force, moment], axis=1), np.zeros_like(force))
+        assert (held == noticed).all()

@@ -29,6 +29,9 @@ LARGEST_SHIFT_M = 0.025
 BELIEVED_DISAGREEMENT, BOUND_CUTOFF_HZ = 1.5, 6.0
 """Difference of the total force from the momentum balance that may be the model's error [N/kg], and the frequency up to which it is judged [Hz]."""
 
+OUT_OF_REACH_M = 0.1
+"""Error of the common centre of pressure [m] from which something other than the feet carries the body: twice the largest seen without."""
+
 PRESSURE_TRUST = 0.7
 """Share of a slow error of the centres of pressure that is mended; a scaled model's centre of mass is no better known."""
 
@@ -180,6 +183,15 @@ def correct_pressure(loads: GroundLoads, wrench: Array, center: Array) -> Ground
     return replace(loads, center_of_pressure=loads.center_of_pressure + shift[:, None])
 
 
+def held_elsewhere(loads: GroundLoads, wrench: Array, center: Array) -> NDArray[np.bool_]:
+    """Frames in which the moment balance wants the pressure further than :data:`OUT_OF_REACH_M` from where the feet are, ``(T,)``.
+
+    A seat carries a sitting person behind the feet, although the total force says nothing of it.
+    """
+    error = _pressure_error(loads, wrench, center, PRESSURE_CUTOFF_HZ)
+    return np.asarray(np.linalg.norm(error, axis=1) > OUT_OF_REACH_M, bool)
+
+
 def _pressure_error(loads: GroundLoads, wrench: Array, center: Array, cutoff_hz: float) -> Array:
     """How far along x and z the common centre of pressure would have to move for the slow moment to balance [m], ``(T, 2)``."""
     base = center.copy()
@@ -196,7 +208,7 @@ def _standing(time: Array, both: NDArray[np.bool_]) -> Array:
     from scipy.ndimage import gaussian_filter1d
 
     mean = gaussian_filter1d(both.astype(float), STANDING_WINDOW_S / float(np.median(np.diff(time))))
-    return np.clip(2.0 * mean - 1.0, 0.0, 1.0)
+    return np.asarray(np.clip(2.0 * mean - 1.0, 0.0, 1.0))
 
 
 def slow_part(time: Array, cutoff_hz: float, *signals: Array) -> list[Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -69,7 +70,8 @@ class ImdysSolver(Solver):
             With an OpenSim model, every coordinate's generalized force by exact inverse dynamics and the root's residual. Without,
             the network's own joint moments of hips, knees, ankles, subtalar joints and lumbar spine, and ``root_residual`` is NaN.
             ``flag`` marks ``airborne``, ``few_landmarks``, and ``other_contact``: the feet's force would have to be changed by
-            more than a fifth to move the body so, as when it sits. Frames with too few landmarks are NaN.
+            more than a fifth to move the body so, or would have to act 10 cm and more from where the feet are, as when it sits.
+            Frames with too few landmarks are NaN.
 
         Raises
         ------
@@ -121,7 +123,7 @@ def _solve_without_model(trial: Trial, options: ImdysOptions, features: Features
 
 
 def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, loads: GroundLoads) -> xr.Dataset:
-    from imdy_plugin.solvers.imdys.momentum import bound_disagreement, correct_force, correct_pressure, correct_share
+    from imdy_plugin.solvers.imdys.momentum import bound_disagreement, correct_force, correct_pressure, correct_share, held_elsewhere
     from imdy_plugin.solvers.kinematics import auto_cutoff, coordinates_of, smooth
     from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
 
@@ -135,10 +137,12 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     wrench = mechanics.ground_wrench(q, qd, qdd) / mechanics.mass
     trust = _trust(trial, mechanics)
     correction = correct_force(loads, wrench[:, :3], trust)
+    center = mechanics.center_of_mass(q, qd, qdd)[0]
+    if trust.horizontal:
+        correction = replace(correction, exceeded=correction.exceeded | held_elsewhere(correction.loads, wrench, center))
     if options.momentum_correction:
         loads = correction.loads
         if trust.horizontal:
-            center = mechanics.center_of_mass(q, qd, qdd)[0]
             loads = correct_share(bound_disagreement(loads, wrench[:, :3]), wrench, center)
             loads = correct_pressure(loads, wrench, center)
     loads = _kept_in_soles(loads, mechanics, q, qd)
@@ -174,8 +178,6 @@ def _trust(trial: Trial, mechanics: OpenSimMechanics) -> Trust:
 
 
 def _kept_in_soles(loads: GroundLoads, mechanics: OpenSimMechanics, q: Array, qd: Array) -> GroundLoads:
-    from dataclasses import replace
-
     from imdy_plugin.solvers.contact import keep_in_sole, sole_motion
 
     outline, _ = sole_motion(mechanics, q, qd)
