@@ -98,6 +98,28 @@ class Correction:
     exceeded: NDArray[np.bool_]
 
 
+def balance(loads: GroundLoads, wrench: Array, center: Array, trust: Trust) -> Correction:
+    """Fit predicted loads to a model's momentum: slow force, large disagreement, a standing person's share, slow pressure.
+
+    Parameters
+    ----------
+    loads
+        Predicted.
+    wrench
+        Total ground force/mass and moment/mass about the ground origin that the motion asks for, ``(T, 6)``.
+    center
+        Centre of mass [m], ``(T, 3)``.
+    trust
+        How far the model is believed; only a whole body's moments are.
+    """
+    correction = correct_force(loads, wrench[:, :3], trust)
+    if not trust.horizontal:
+        return correction
+    exceeded = correction.exceeded | held_elsewhere(correction.loads, wrench, center)
+    loads = correct_share(bound_disagreement(correction.loads, wrench[:, :3]), wrench, center)
+    return Correction(correct_pressure(loads, wrench, center), correction.gain, exceeded)
+
+
 def correct_force(loads: GroundLoads, total: Array, trust: Trust) -> Correction:
     """Make the slow part of the feet's force that of ``total``.
 

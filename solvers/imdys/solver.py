@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
-from imdy_plugin.schema import GRAVITY, add_log, new_result
+from imdy_plugin.schema import GRAVITY, GROUND_FORCE_VARIABLES, add_log, new_result
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.imdys.features import Features
@@ -123,7 +123,7 @@ def _solve_without_model(trial: Trial, options: ImdysOptions, features: Features
 
 
 def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, loads: GroundLoads) -> xr.Dataset:
-    from imdy_plugin.solvers.imdys.momentum import bound_disagreement, correct_force, correct_pressure, correct_share, held_elsewhere
+    from imdy_plugin.solvers.imdys.momentum import balance
     from imdy_plugin.solvers.kinematics import auto_cutoff, coordinates_of, smooth
     from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
 
@@ -131,39 +131,26 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     motion = coordinates_of(trial)
     time = np.asarray(motion["time"].values, float)
     cutoff, reason = auto_cutoff(motion, mechanics) if options.cutoff_hz == "auto" else (options.cutoff_hz, f"{options.cutoff_hz} Hz: as asked")
-    value = motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
-    q, qd, qdd = smooth(time, value, cutoff)
+    states = smooth(time, motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values, cutoff)
+    wrench = mechanics.ground_wrench(*states) / mechanics.mass
     loads = loads.at(time)
-    wrench = mechanics.ground_wrench(q, qd, qdd) / mechanics.mass
-    trust = _trust(trial, mechanics)
-    correction = correct_force(loads, wrench[:, :3], trust)
-    center = mechanics.center_of_mass(q, qd, qdd)[0]
-    if trust.horizontal:
-        correction = replace(correction, exceeded=correction.exceeded | held_elsewhere(correction.loads, wrench, center))
-    if options.momentum_correction:
-        loads = correction.loads
-        if trust.horizontal:
-            loads = correct_share(bound_disagreement(loads, wrench[:, :3]), wrench, center)
-            loads = correct_pressure(loads, wrench, center)
-    loads = _kept_in_soles(loads, mechanics, q, qd)
+    correction = balance(loads, wrench, mechanics.center_of_mass(*states)[0], _trust(trial, mechanics))
+    loads = _kept_in_soles(correction.loads if options.momentum_correction else loads, mechanics, *states[:2])
     assert trial.mass is not None
     ground = _ground(loads, trial.mass)
-    on_feet = [
-        BodyLoad(body, ground["ground_force"][:, i], ground["center_of_pressure"][:, i], ground["free_moment"][:, i])
-        for i, body in enumerate(mechanics.foot_bodies)
-    ]
-    force = mechanics.inverse_dynamics(q, qd, qdd, on_feet)
+    per_foot = zip(mechanics.foot_bodies, *(np.moveaxis(ground[name], 1, 0) for name in GROUND_FORCE_VARIABLES), strict=True)
+    force = mechanics.inverse_dynamics(*states, [BodyLoad(*foot) for foot in per_foot])
     result = new_result(
         time,
         coordinates=mechanics.coordinates,
         generalized_force=force,
         units=mechanics.units,
         bodies=mechanics.foot_bodies,
-        root_residual=mechanics.root_wrench(q, force),
+        root_residual=mechanics.root_wrench(states[0], force),
         model=trial.native_model.getName(),
-        coordinate_value=q,
-        coordinate_velocity=qd,
-        coordinate_acceleration=qdd,
+        coordinate_value=states[0],
+        coordinate_velocity=states[1],
+        coordinate_acceleration=states[2],
         **ground,
         **_common(trial, options, features, time, loads, correction),
     )
