@@ -15,9 +15,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from imdy_plugin.adapters.safe_xml import existing_file, parse_xml
-from imdy_plugin.adapters.storage import Table, longest_run, read_table, write_table
+from imdy_plugin.adapters.storage import Table, read_table, write_table
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError, suggest
+from imdy_plugin.runs import longest_run, runs
 from imdy_plugin.schema import AXES, GROUND_FORCE_VARIABLES, add_log, new_motion
 
 SWING_FORCE, SWING_SHARE = 50.0, 0.05
@@ -482,9 +483,8 @@ def _refuse_half_known(table: Table, which: ExternalForce, half: NDArray[np.bool
 
 def _gaps(time: _ARRAY, missing: NDArray[np.bool_], loaded: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Frames of short runs of ``missing`` that have a loaded frame on both sides."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], missing.astype(np.int8), [0]])))
     gap = np.zeros(missing.size, bool)
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
+    for start, end in runs(missing):
         inside = start > 0 and end < missing.size
         if inside and loaded[start - 1] and loaded[end] and time[end] - time[start - 1] < SHORTEST_SWING:
             gap[start:end] = True

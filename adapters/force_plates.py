@@ -8,7 +8,7 @@ Plate types 1 to 4 and the meaning of ``CORNERS``, ``ORIGIN`` and ``CAL_MATRIX``
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from imdy_plugin.adapters.c3d_bytes import C3dFile
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
+from imdy_plugin.runs import runs
 from imdy_plugin.schema import new_motion
 
 Array = NDArray[np.float64]
@@ -283,18 +284,13 @@ def _baseline(vertical: Array, wrench: Array, rate: float) -> tuple[Array, float
 
 def _clean_contact(mask: NDArray[np.bool_], rate: float) -> NDArray[np.bool_]:
     mask = mask.copy()
-    for start, stop in list(_runs(~mask)):
+    for start, stop in runs(~mask):
         if start > 0 and stop < len(mask) and stop - start <= _LONGEST_DROPOUT * rate:
             mask[start:stop] = True
-    for start, stop in list(_runs(mask)):
+    for start, stop in runs(mask):
         if stop - start < _SHORTEST_CONTACT * rate:
             mask[start:stop] = False
     return mask
-
-
-def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    return zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def _on_surface(force: Array, moment: Array, normal: Array) -> tuple[Array, Array]:
@@ -369,7 +365,7 @@ def _share_out(plates: Sequence[Plate], feet: Sequence[_Foot], sums: Sequence[_S
     unknown = np.stack([_beside_plates(foot, plates, time) for foot in feet], axis=1)
     notes = []
     for plate in plates:
-        for start, stop in _runs(plate.contact):
+        for start, stop in runs(plate.contact):
             owners, why = _owners(plate, slice(start, stop), feet)
             for i, total in enumerate(sums):
                 total.add(plate, start + np.flatnonzero(owners == i))
@@ -445,7 +441,7 @@ def _owners(plate: Plate, span: slice, feet: Sequence[_Foot]) -> tuple[NDArray[n
 
 def _widened(mask: NDArray[np.bool_], time: Array) -> NDArray[np.bool_]:
     wide = mask.copy()
-    for start, stop in _runs(mask):
+    for start, stop in runs(mask):
         wide |= (time >= time[start] - _WIDEN) & (time <= time[stop - 1] + _WIDEN)
     return wide
 
@@ -477,7 +473,7 @@ def _beside_plates(foot: _Foot, plates: Sequence[Plate], time: Array) -> NDArray
     over = np.any([_inside(p.corners, foot.position, _EDGE) for p in plates], axis=0)
     beside = (foot.down & slow & ~over & np.isfinite(foot.position).all(axis=-1)).any(axis=1)
     unknown = np.zeros(len(time), bool)
-    for start, stop in _runs(beside):
+    for start, stop in runs(beside):
         unknown |= (time >= foot.time[start] - _WIDEN) & (time <= foot.time[stop - 1] + _WIDEN)
     return unknown
 

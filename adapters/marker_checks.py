@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, suggest
+from imdy_plugin.runs import longest_run
 
 LENGTH_UNITS = {
     "m": 1.0,
@@ -88,7 +89,8 @@ def frozen_markers(names: Sequence[str], time: NDArray[np.float64], position: ND
     still = (np.diff(position, axis=0) == 0).all(axis=-1)
     found = {}
     for i in map(int, np.flatnonzero(still.any(axis=0))):
-        start, stop = _longest_run(still[:, i])
+        run = longest_run(still[:, i])
+        start, stop = run.start, run.stop
         if stop - start >= 10 and time[stop] - time[start] >= FROZEN_SECONDS and _median_travel(position[start : stop + 1]) > FROZEN_TRAVEL:
             found[names[i]] = (float(time[start]), float(time[stop]))
     return found
@@ -97,13 +99,6 @@ def frozen_markers(names: Sequence[str], time: NDArray[np.float64], position: ND
 def _median_travel(position: NDArray[np.float64]) -> float:
     seen = position[:, np.isfinite(position).all(axis=(0, 2))]
     return float(np.median(np.linalg.norm(np.ptp(seen, axis=0), axis=-1))) if seen.size else 0.0
-
-
-def _longest_run(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.view(np.int8), [0]])))
-    starts, stops = edges[::2], edges[1::2]
-    best = int((stops - starts).argmax())
-    return int(starts[best]), int(stops[best])
 
 
 _LANDMARKS = {

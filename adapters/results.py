@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from imdy_plugin.adapters.coordinates import write_coordinates
 from imdy_plugin.adapters.external_loads import ground_force_is_known, write_ground_force
 from imdy_plugin.adapters.netcdf import write_netcdf
-from imdy_plugin.adapters.storage import longest_run, read_table, write_table
+from imdy_plugin.adapters.storage import read_table, write_table
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
+from imdy_plugin.runs import longest_run
 
 _SUFFIXES = {"N m": "_moment", "N": "_force"}
 

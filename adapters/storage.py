@@ -147,16 +147,6 @@ def write_table(
     return file
 
 
-def longest_run(known: NDArray[np.bool_]) -> slice:
-    """Longest run of True in ``known (T,)``, the first of equals; an empty slice where there is none."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(np.int8), [0]])))
-    starts, ends = edges[::2], edges[1::2]
-    if starts.size == 0:
-        return slice(0, 0)
-    best = int(np.argmax(ends - starts))
-    return slice(int(starts[best]), int(ends[best]))
-
-
 def _decode(file: Path) -> str:
     raw = file.read_bytes()
     encoding = _ENCODINGS.get(raw[:2])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from imdy_plugin._report_view import FEET, Grid, Panel, View, words
 from imdy_plugin.comparison import LOADED_FRACTION, sample, side_of
 from imdy_plugin.gait_cycle import normalise
+from imdy_plugin.runs import runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +162,7 @@ def flag_figure(view: View) -> Figure | None:
     figure, ax = _single_axes(0.28 * len(rows), left=0.3 + 0.075 * max(len(text) for text in labels), legend=False)
     edges = _frame_edges(view.time)
     for y, (name, _, flagged) in enumerate(rows):
-        ax.broken_barh([(edges[a], edges[b] - edges[a]) for a, b in _runs(flagged)], (y - 0.35, 0.7), color=colour(view, name))
+        ax.broken_barh([(edges[a], edges[b] - edges[a]) for a, b in runs(flagged)], (y - 0.35, 0.7), color=colour(view, name))
     ax.set_yticks(range(len(rows)), labels)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=_span(view.time), xlabel="time [s]")
     ax.grid(visible=False, axis="y")
@@ -356,11 +357,6 @@ def _frame_edges(time: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray([time[0] - 0.5, time[0] + 0.5])
     middle = (time[1:] + time[:-1]) / 2
     return np.concatenate([[time[0]], middle, [time[-1]]])
-
-
-def _runs(flagged: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    steps = np.flatnonzero(np.diff(np.concatenate([[0], flagged.astype(int), [0]])))
-    return [(int(a), int(b)) for a, b in zip(steps[::2], steps[1::2], strict=True)]
 
 
 def _path(view: View, name: str, foot: str) -> NDArray[np.float64]:

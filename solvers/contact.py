@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imdy_plugin.errors import InputError
+from imdy_plugin.runs import runs
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
@@ -314,12 +315,6 @@ def loading(touching: Mask, time: Array, transition: float) -> Array:
             part = np.clip(np.minimum(since, left) / max(transition, 1e-9), 0.0, 1.0)
             factor[start:stop, foot] = part**2 * (3 - 2 * part)
     return factor
-
-
-def runs(mask: Mask) -> list[tuple[int, int]]:
-    """Runs of True as (start, stop) with stop exclusive."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def nearest_in_hull(point: Array, corners: Array) -> Array:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from imdy_plugin.errors import InputError
 from imdy_plugin.progress import report_progress
+from imdy_plugin.runs import runs
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
@@ -247,7 +248,7 @@ def _mask(mechanics: OpenSimMechanics, time: FloatArray, value: FloatArray, rms:
     for column in np.flatnonzero(~never & ~determined.all(axis=0)):
         good = determined[:, column]
         out[~good, column] = np.nan
-        for first, last in _gaps(good):
+        for first, last in runs(~good):
             inside = first > 0 and last < len(time)
             if inside and time[last] - time[first - 1] <= LONGEST_BRIDGE and good.sum() >= 2:
                 out[first:last, column] = PchipInterpolator(time[good], value[good, column])(time[first:last])
@@ -255,9 +256,3 @@ def _mask(mechanics: OpenSimMechanics, time: FloatArray, value: FloatArray, rms:
     masked = np.isnan(out).any(axis=1)
     names = tuple(n for n, lost in zip(mechanics.coordinates, never, strict=True) if lost)
     return MarkerFit(out, rms, names, int((touched & ~masked).sum()), int(masked.sum()))
-
-
-def _gaps(good: BoolArray) -> list[tuple[int, int]]:
-    """First frame and frame after the last of each stretch that is not good."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[1], good.astype(int), [1]])))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, suggest
 from imdy_plugin.interfaces import Trial
+from imdy_plugin.runs import runs
 from imdy_plugin.schema import add_log, new_motion
 from imdy_plugin.solvers.inverse_kinematics import MIN_MARKERS, MarkerFit, fit_markers
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
@@ -145,8 +146,7 @@ def finite_stretches(values: ArrayLike) -> list[slice]:
     """Slices of consecutive frames without NaN of ``values (time, ...)``."""
     array = np.asarray(values, float)
     good = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], good.astype(int), [0]])))
-    return [slice(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return [slice(*run) for run in runs(good)]
 
 
 def resample(time: ArrayLike, values: ArrayLike, new_time: ArrayLike, degree: int = 3) -> FloatArray:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
+from imdy_plugin.runs import runs
 from imdy_plugin.schema import new_result
 
 if TYPE_CHECKING:
@@ -176,8 +177,6 @@ def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float)
     weight
         Body weight [N].
     """
-    from imdy_plugin.solvers.contact import runs
-
     flight = np.asarray(~touching.any(axis=1))
     carried = loads.free_moment.sum(axis=1) + loads.unexplained[:, 3:]
     tipping = np.linalg.norm(carried[:, [0, 2]], axis=1)

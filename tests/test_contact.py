@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imdy_plugin.errors import InputError
+from imdy_plugin.runs import runs
 from imdy_plugin.solvers.contact import (
     ContactThresholds,
     Sole,
@@ -18,7 +19,6 @@ from imdy_plugin.solvers.contact import (
     loading,
     nearest_in_hull,
     resting_height,
-    runs,
     sole_points,
 )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imdy_plugin._opensim import import_opensim
-from imdy_plugin.adapters.storage import longest_run, read_table, write_table
+from imdy_plugin.adapters.storage import read_table, write_table
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
 
 HEAD = "motion\nversion=1\nnRows=3\nnColumns=3\ninDegrees=yes\nendheader\n"
@@ -204,12 +204,6 @@ def test_half_a_minute_at_2000_hz_reads_in_seconds(tmp_path: Path) -> None:
     start = clock.perf_counter()
     assert read_table(path).values.shape == (60_000, 18)
     assert clock.perf_counter() - start < 5.0
-
-
-def test_the_longest_run_is_the_first_of_equals() -> None:
-    assert longest_run(np.array([0, 1, 1, 0, 1, 1], bool)) == slice(1, 3)
-    assert longest_run(np.array([1, 0, 1, 1, 1], bool)) == slice(2, 5)
-    assert longest_run(np.zeros(3, bool)) == slice(0, 0)
 
 
 def test_every_table_of_the_recordings_reads(data_dir: Path) -> None:
