@@ -190,6 +190,8 @@ def evaluate(
     kinematics: Annotated[
         Literal["reference", "own"], typer.Option("--kinematics", help="'reference': the recordings' own; 'own': inverse kinematics of the markers.")
     ] = "reference",
+    weights: Annotated[Path | None, typer.Option("--weights", help="Folder of imdys weights, those that ship if not given.")] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Trials solved at once.")] = 1,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write a row per trial and solver.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")] = None,
 ) -> None:
@@ -198,7 +200,7 @@ def evaluate(
 
     chosen: dict[str, Any] = {"solvers": tuple(s.strip() for s in solvers.split(","))} if solvers else {}
     with _friendly(), _progress():
-        evaluation = run_evaluation(data, sources=sources.split(",") if sources else None, kinematics=kinematics, **chosen)
+        evaluation = run_evaluation(data, sources=sources.split(",") if sources else None, kinematics=kinematics, weights=weights, workers=workers, **chosen)
         if csv:
             evaluation.to_csv(csv)
         text = evaluation.to_markdown()
@@ -207,7 +209,7 @@ def evaluate(
 
             with replacing(markdown) as temporary:
                 temporary.write_text(text)
-        out.print(text)
+        out.print(text, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
