@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from imdy_plugin.adapters.safe_xml import existing_file, parse_xml
 from imdy_plugin.adapters.storage import Table, read_table, write_table
@@ -152,38 +152,6 @@ def read_ground_force(
     check_zero_load(motion)
     _check_direction(motion)
     return motion.assign_attrs(source=str(file))
-
-
-def resample_ground_force(forces: xr.Dataset, time: ArrayLike) -> xr.Dataset:
-    """Ground forces at other times, by straight lines between the frames, never beyond them.
-
-    Between a loaded frame and a frame without force the centre of pressure is that of the loaded one; it is never
-    interpolated towards a place where nothing touched.
-
-    Parameters
-    ----------
-    forces
-        A motion with ground forces.
-    time
-        New time stamps [s], ``(T,)``.
-
-    Returns
-    -------
-    xarray.Dataset
-        A motion on ``time``; zero where nothing touches, NaN outside the data and inside its gaps.
-    """
-    new_time = np.asarray(time, float)
-    old_time = forces["time"].values
-    force, point, moment = (forces[v].values for v in GROUND_FORCE_VARIABLES)
-    held = point.copy()
-    for b in range(force.shape[1]):
-        held[:, b] = _hold_point(force[:, b], point[:, b])
-    force, point, moment = (_linear(old_time, values, new_time) for values in (force, held, moment))
-    point[(force == 0).all(axis=-1)] = 0.0
-    bodies = [str(b) for b in forces["body"].values]
-    unknown = int(np.isnan(force).any(axis=(1, 2)).sum())
-    new = new_motion(new_time, ground=(bodies, force, point, moment), attrs=forces.attrs)
-    return add_log(new, f"resampled ground force from {old_time.size} to {new_time.size} frames, {unknown} of them unknown")
 
 
 def check_foot_assignment(forces: xr.Dataset, foot_position: xr.DataArray) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin.errors import DataWarning, FileFormatError, InputError, suggest
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError
 from imdy_plugin.runs import longest_run
 
 LENGTH_UNITS = {
@@ -327,75 +326,3 @@ def _level_unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Direction along the ground of feet that are nearly level; NaN of others, which point anywhere."""
     steep = np.abs(vectors[:, 1]) > 0.5 * np.linalg.norm(vectors, axis=1)
     return np.where(steep[:, None], np.nan, _flat_unit(vectors))
-
-
-def gap_mask(motion: xr.Dataset, longest: float) -> xr.DataArray:
-    """Where a marker is missing for too long to be filled.
-
-    Parameters
-    ----------
-    motion
-        A motion with ``marker_position``.
-    longest
-        Longest gap [s], from the last frame that is there to the next, that may be filled.
-
-    Returns
-    -------
-    xarray.DataArray
-        True (time, marker) in every frame of a longer gap, and of a gap of any length at the start or the end, where filling
-        would be holding a value.
-    """
-    time = motion["time"].values
-    missing = np.isnan(motion["marker_position"].values).any(axis=-1)
-    mask = np.zeros_like(missing)
-    for column in range(missing.shape[1]):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], missing[:, column].astype(np.int8), [0]])))
-        for start, stop in zip(edges[::2], edges[1::2], strict=True):
-            at_end = start == 0 or stop == len(time)
-            mask[start:stop, column] = at_end or time[stop] - time[start - 1] > longest
-    return xr.DataArray(mask, dims=("time", "marker"), coords={"time": motion["time"], "marker": motion["marker"]})
-
-
-@dataclass(frozen=True)
-class MarkerMatch:
-    """Markers of a motion against those of a model.
-
-    Attributes
-    ----------
-    pairs
-        Name in the model by name in the motion.
-    unmatched
-        Nearest names in the model, in words, by each name in the motion that the model has not.
-    """
-
-    pairs: Mapping[str, str]
-    unmatched: Mapping[str, str]
-
-
-def match_markers(names: Sequence[str], model_names: Sequence[str], *, minimum: int = 6, strip_prefix: bool = False) -> MarkerMatch:
-    """Pair the markers of a motion with those of a model by name.
-
-    Parameters
-    ----------
-    names, model_names
-        Names in the motion and in the model; only equal ones are paired.
-    minimum
-        Fewest pairs to go on with.
-    strip_prefix
-        Whether ``subject:`` in front of a motion's name is left out.
-
-    Raises
-    ------
-    InputError
-        Fewer pairs than ``minimum``; the message lists the nearest names.
-    """
-    known = set(model_names)
-    bare = {n: n.rpartition(":")[2] if strip_prefix else n for n in names}
-    pairs = {n: b for n, b in bare.items() if b in known}
-    unmatched = {n: suggest(b, known) for n, b in bare.items() if b not in known}
-    if len(pairs) < minimum:
-        prefixed = sum(n.rpartition(":")[2] in known for n in names)
-        hint = f" {prefixed} would fit without their 'subject:' prefix (strip_prefix=True)." if prefixed > len(pairs) else ""
-        listed = "; ".join(f"'{n}': {near}" for n, near in list(unmatched.items())[:8])
-        raise InputError(f"{len(pairs)} of {len(names)} markers are in the model, at least {minimum} are needed.{hint} Not in the model: {listed}")
-    return MarkerMatch(pairs, unmatched)

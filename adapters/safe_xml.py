@@ -44,11 +44,6 @@ def parse_xml(path: str | os.PathLike[str]) -> Element:
     return cast("Element", root)
 
 
-def check_xml(path: str | os.PathLike[str]) -> None:
-    """Raise what :func:`parse_xml` raises; call it before a native reader is handed ``path``."""
-    parse_xml(path)
-
-
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` as a :class:`~pathlib.Path` if it is a file that holds anything.
 

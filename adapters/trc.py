@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin.adapters.marker_checks import LENGTH_UNITS, frozen_markers, unique_labels
+from imdy_plugin.adapters.marker_checks import LENGTH_UNITS, common_prefix, frozen_markers, unique_labels
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
 from imdy_plugin.interfaces import MarkerReader
@@ -38,13 +38,15 @@ class TrcReader(MarkerReader):
     ----------
     duplicates
         ``"error"`` refuses a label that occurs twice; ``"suffix"`` keeps both as ``name``, ``name_2``.
+    strip_prefix
+        Whether to take ``subject:`` off labels that all have the same.
     """
 
     name: ClassVar[str] = "trc"
     summary: ClassVar[str] = "markers in OpenSim's .trc text files (y up)"
 
-    def __init__(self, duplicates: Duplicates = "error") -> None:
-        self.duplicates = duplicates
+    def __init__(self, duplicates: Duplicates = "error", *, strip_prefix: bool = False) -> None:
+        self.duplicates, self.strip_prefix = duplicates, strip_prefix
 
     def accepts(self, source: Any) -> bool:
         """Whether ``source`` is a path that ends in .trc."""
@@ -52,10 +54,10 @@ class TrcReader(MarkerReader):
 
     def read(self, source: Any) -> xr.Dataset:
         """Read a .trc file; see :func:`read_trc`."""
-        return read_trc(source, duplicates=self.duplicates)
+        return read_trc(source, duplicates=self.duplicates, strip_prefix=self.strip_prefix)
 
 
-def read_trc(path: str | os.PathLike[str], *, duplicates: Duplicates = "error") -> xr.Dataset:
+def read_trc(path: str | os.PathLike[str], *, duplicates: Duplicates = "error", strip_prefix: bool = False) -> xr.Dataset:
     """Read the markers of a .trc file.
 
     Parameters
@@ -64,6 +66,8 @@ def read_trc(path: str | os.PathLike[str], *, duplicates: Duplicates = "error") 
         The file, in UTF-8 (a byte-order mark is accepted) or Latin-1. Its axes are taken as the ground frame, y up.
     duplicates
         What to do with a label that occurs twice: ``"error"``, or ``"suffix"`` to keep both.
+    strip_prefix
+        Whether to take ``subject:`` off labels that all have the same.
 
     Returns
     -------
@@ -92,9 +96,13 @@ def read_trc(path: str | os.PathLike[str], *, duplicates: Duplicates = "error") 
     time = _check_time(file, values[:, 1], numbers, header.rate, decimals)
     position = values[:, 2:].reshape(len(values), -1, 3)[:, columns.slots] * header.scale
     position, zeros = _zeros_to_missing(file, position)
-    names = unique_labels([columns.labels[i] for i in columns.slots], duplicates, file)
+    labels = [columns.labels[i] for i in columns.slots]
+    prefix = common_prefix(labels) if strip_prefix else ""
+    names = unique_labels([n.removeprefix(prefix) for n in labels], duplicates, file)
     _warn_frozen(file, names, time, position)
-    log = f"read {len(names)} markers and {len(time)} frames from {file.name} ({header.unit} to m)"
+    log = f"read {len(names)} markers and {len(time)} frames from {file.name} ({header.unit} to m)" + (
+        f"; prefix '{prefix}' taken off the names" if prefix else ""
+    )
     return new_motion(time, markers=(names, position), log=log, attrs={"source": str(file), "source_units": header.unit, "zeros_as_missing": zeros})
 
 

@@ -295,7 +295,8 @@ def _too_few(names: list[str], shared: list[str], known: tuple[str, ...]) -> str
     missing = [n for n in names if n not in shared][:3]
     nearest = " ".join(f"'{name}': {suggest(name, known)}" for name in missing)
     found = f"only {len(shared)} of {len(names)} markers are the model's, at least {MIN_MARKERS} are needed"
-    return f"{found}; {nearest} Rename them, or strip their prefix when reading"
+    prefixed = any(name.rpartition(":")[2] in known for name in missing)
+    return f"{found}; {nearest} Rename them" + (", or read them with their prefix taken off: TrcReader(strip_prefix=True)" if prefixed else "")
 
 
 def _content_key(motion: xr.Dataset, mechanics: OpenSimMechanics, accuracy: float, weights: Mapping[str, float] | None) -> str:

@@ -17,7 +17,6 @@ from imdy_plugin.adapters.external_loads import (
     check_zero_load,
     read_external_loads,
     read_ground_force,
-    resample_ground_force,
     write_ground_force,
 )
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
@@ -273,51 +272,6 @@ def test_a_gap_in_the_middle_of_stance_stays_unknown(tmp_path: Path) -> None:
         forces = read_ground_force(table(tmp_path, values=values))
     assert np.isnan(forces["ground_force"].values[18:22, 0]).all()
     assert np.isfinite(forces["ground_force"].values[:, 1]).all()
-
-
-def test_resampled_forces_follow_straight_lines_and_are_unknown_outside() -> None:
-    forces = motion()
-    time = np.array([-0.01, 0.0, 0.105, 0.5, 0.99, 0.995])
-    new = resample_ground_force(forces, time)
-    vertical = new["ground_force"].sel(axis="y").values
-    assert np.isnan(vertical[[0, 5]]).all()
-    given = forces["ground_force"].sel(axis="y").values
-    np.testing.assert_allclose(vertical[2], (given[10] + given[11]) / 2)
-    np.testing.assert_allclose(vertical[3], given[50])
-    assert "2 of them unknown" in new.attrs["log"]
-
-
-def test_the_centre_of_pressure_is_never_interpolated_towards_where_nothing_touched() -> None:
-    forces = motion()
-    new = resample_ground_force(forces, np.array([0.045, 0.345, 0.5]))
-    point = new["center_of_pressure"].sel(body="calcn_r", axis="x").values
-    assert point[0] == pytest.approx(0.2)
-    assert point[1] == pytest.approx(0.4)
-    assert point[2] == 0.0
-    assert new["ground_force"].sel(body="calcn_r", axis="y").values[0] == pytest.approx(50.0)
-
-
-def test_frames_unknown_in_the_data_stay_unknown_beside_them() -> None:
-    _, values = steps()
-    values[20, 0] = np.nan
-    new = resample_ground_force(motion(values), np.array([0.19, 0.195, 0.2, 0.205, 0.21]))
-    np.testing.assert_array_equal(np.isnan(new["ground_force"].values[:, 0, 1]), [False, True, True, True, False])
-
-
-def test_a_hole_in_the_time_stamps_is_not_bridged() -> None:
-    kept = np.r_[0:40, 60:100]
-    new = resample_ground_force(motion().isel(time=kept), np.array([0.39, 0.5, 0.6]))
-    np.testing.assert_array_equal(np.isnan(new["ground_force"].values[:, 1, 1]), [False, True, False])
-
-
-def test_one_frame_can_be_resampled_at_itself() -> None:
-    new = resample_ground_force(motion().isel(time=[50]), np.array([0.5, 0.6]))
-    np.testing.assert_array_equal(np.isnan(new["ground_force"].values[:, 1, 1]), [False, True])
-
-
-def test_no_forces_at_all_can_be_resampled() -> None:
-    new = resample_ground_force(motion().isel(body=[]), np.array([0.1, 0.2]))
-    assert new["ground_force"].shape == (2, 0, 3)
 
 
 def feet(swapped: bool) -> xr.DataArray:

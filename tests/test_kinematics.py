@@ -202,7 +202,7 @@ def test_locked_coordinates_keep_their_default(native: Any, truth: xr.Dataset) -
 def test_too_few_common_markers_list_the_nearest_names(native: Any, truth: xr.Dataset) -> None:
     names = [f"subject:{n}" for n in truth["marker"].values]
     motion = new_motion(truth["time"].values, markers=(names, truth["marker_position"].values))
-    with pytest.raises(InputError, match=r"only 0 of \d+ markers are the model's, at least 6.*nearest: .*strip their prefix"):
+    with pytest.raises(InputError, match=r"only 0 of \d+ markers are the model's, at least 6.*nearest: .*strip_prefix=True"):
         coordinates_of(Trial(motion=motion, native_model=native))
 
 

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from imdy_plugin.adapters.c3d import C3dReader
-from imdy_plugin.adapters.marker_checks import check_markers, common_prefix, find_landmarks, gap_mask, match_markers, swapped_sides, vertical_direction
+from imdy_plugin.adapters.marker_checks import check_markers, common_prefix, find_landmarks, swapped_sides, vertical_direction
 from imdy_plugin.adapters.trc import TrcReader
 from imdy_plugin.errors import DataWarning, InputError
 from imdy_plugin.schema import new_motion
@@ -143,44 +143,6 @@ def test_other_names_are_no_landmarks(name: str) -> None:
 def test_a_body_across_the_axes_has_no_vertical() -> None:
     place = np.array(list(BODY.values())) @ np.array([[1, 0, 0], [0, 0.7, 0.7], [0, -0.7, 0.7]])
     assert vertical_direction(list(BODY), place[None]) is None
-
-
-def test_a_long_gap_is_masked_and_a_short_one_is_not() -> None:
-    motion = person()
-    position = motion["marker_position"].values
-    position[5:8, 0], position[10:25, 1], position[:2, 2], position[29:, 3] = np.nan, np.nan, np.nan, np.nan
-    mask = gap_mask(motion, longest=0.1).values
-    assert not mask[:, 0].any()
-    assert mask[10:25, 1].all()
-    assert mask[:, 1].sum() == 15
-    assert mask[:2, 2].all()
-    assert mask[29, 3]
-    assert not mask[:, 4:].any()
-
-
-def test_a_gap_is_measured_from_sight_to_sight() -> None:
-    motion = person()
-    motion["marker_position"].values[5:8, 0] = np.nan
-    assert not gap_mask(motion, longest=0.0401).values.any()
-    assert gap_mask(motion, longest=0.0399).values.sum() == 3
-
-
-def test_names_are_matched_and_the_others_get_their_nearest() -> None:
-    match = match_markers([*"ABCDEF", "RHEEL"], [*"ABCDEFGH", "RHEE"])
-    assert list(match.pairs) == list("ABCDEF")
-    assert "RHEE" in match.unmatched["RHEEL"]
-
-
-def test_too_few_matches_are_an_error_with_the_nearest_names() -> None:
-    with pytest.raises(InputError, match=r"1 of 2 markers .* at least 6 .*'RHEEL': nearest: RHEE"):
-        match_markers(["A", "RHEEL"], ["A", "RHEE"])
-
-
-def test_a_prefix_is_taken_off_on_request_and_named_otherwise() -> None:
-    names = [f"Ann:{n}" for n in "ABCDEFG"]
-    with pytest.raises(InputError, match=r"7 would fit without their 'subject:' prefix"):
-        match_markers(names, list("ABCDEFG"))
-    assert match_markers(names, list("ABCDEFG"), strip_prefix=True).pairs["Ann:C"] == "C"
 
 
 @pytest.mark.parametrize(("labels", "prefix"), [(["a:x", "a:y"], "a:"), (["a:x", "b:y"], ""), (["x", "y"], ""), (["a:x", "y"], "")])

@@ -141,6 +141,15 @@ def test_missing_frames_are_warned_of(tmp_path: Path) -> None:
         read_trc(put(tmp_path, trc_text(frames=399, times=times)))
 
 
+def test_a_prefix_is_taken_off_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "x.trc"
+    path.write_text(trc_text(names=("Ann:RASI", "Ann:LASI", "Ann:RHEE")))
+    assert list(read_trc(path)["marker"].values) == ["Ann:RASI", "Ann:LASI", "Ann:RHEE"]
+    stripped = TrcReader(strip_prefix=True).read(path)
+    assert tuple(stripped["marker"].values) == NAMES
+    assert "'Ann:' taken off" in stripped.attrs["log"]
+
+
 def test_marker_without_a_label_is_left_out_with_a_warning(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match=r"1 marker\(s\) without a label, first column 6"):
         motion = read_trc(put(tmp_path, trc_text(labels="Frame#\tTime\tA\t\t\t\t\t\tC\t\t")))
