@@ -22,12 +22,13 @@ from scipy.interpolate import CubicSpline
 from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim.anthropometry import LENGTHS
 from imdy_plugin.sim.gait import PRESSURE_ALONG_FOOT, PRESSURE_PHASES
+from imdy_plugin.sim.gait_table import TABLE_HEIGHT
 from imdy_plugin.sim.person import FOOT, HEEL_RADIUS, Body, Person, design_person
 
 Array = NDArray[np.float64]
 Tensor = torch.Tensor
 
-HEIGHT, MASS = 1.75, 70.0
+HEIGHT, MASS = TABLE_HEIGHT, 70.0
 FRAMES = 100
 DEGREE = math.pi / 180
 NORMAL_SPEED, NORMAL_CADENCE = 1.3, 116.0
@@ -492,63 +493,21 @@ def tabulate(speed: float, x: Array) -> str:
         for k, v in zip(basis.harmonics[name], x[columns] / unit, strict=True):
             values.setdefault(int(k), []).append(float(v))
         rows = ", ".join(f"({k}, {v[0]:.7f}, {v[1] if k else 0.0:.7f})" for k, v in values.items())
-        lines.append(f'        "{name}": ({rows},),')
+        lines.append(f'        "{name}": ({rows}{"," if len(values) == 1 else ""}),')
     return "\n".join([*lines, "    }),"])
 
 
 def main() -> None:
-    """Fit all speeds, each from its neighbour, and write the table beside this module."""
+    """Fit all speeds, each from its neighbour, and write the table beside this module; what stands above it in its file stays."""
     fits = {NORMAL_SPEED: fit(NORMAL_SPEED)[0]}
     for chain in (sorted(s for s in SPEEDS if s > NORMAL_SPEED), sorted((s for s in SPEEDS if s < NORMAL_SPEED), reverse=True)):
         start = fits[NORMAL_SPEED]
         for speed in chain:
             start = fits[speed] = fit(speed, start)[0]
     entries = "\n".join(tabulate(speed, fits[speed]) for speed in sorted(fits))
-    Path(__file__).with_name("gait_table.py").write_text(f"{_TABLE_HEAD}GAITS: tuple[Gait, ...] = (\n{entries}\n)\n", encoding="utf-8")
-
-
-_TABLE_HEAD = '''"""Fourier coefficients of walking at several speeds, made by :mod:`imdy_plugin.sim.gait_fit`; format it with ruff."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-TABLE_HEIGHT = 1.75
-"""Height [m] at which the speeds hold; at another height the same motion goes with the square root of height."""
-
-
-@dataclass(frozen=True)
-class Gait:
-    """Walking at one speed. The left side does half a cycle later what the right side does; phase 0 is right heel strike.
-
-    Attributes
-    ----------
-    speed, period
-        [m/s] and stride time [s] at :data:`TABLE_HEIGHT`.
-    stride
-        Stride length over height.
-    double_support
-        One of the two double supports, as a fraction of the cycle.
-    heel_x, heel_z
-        Centre of the heel's arc in flat stance over height: ahead of the pelvis at phase 0, and right of the line of walking.
-    toe_out
-        Turn of the foot to its side [rad].
-    series
-        By coordinate: harmonic, cosine and sine coefficient, in radians or heights.
-    """
-
-    speed: float
-    period: float
-    stride: float
-    double_support: float
-    heel_x: float
-    heel_z: float
-    toe_out: float
-    series: Mapping[str, tuple[tuple[int, float, float], ...]]
-
-
-'''
+    table = Path(__file__).with_name("gait_table.py")
+    head = table.read_text(encoding="utf-8").partition("GAITS: ")[0]
+    table.write_text(f"{head}GAITS: tuple[Gait, ...] = (\n{entries}\n)\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
