@@ -89,7 +89,10 @@ def read_coordinates(
 
 
 def write_coordinates(motion: xr.Dataset, path: str | os.PathLike[str], model: xr.Dataset | None = None) -> Path:
-    """Write ``coordinate_value`` of a motion or result as a motion file in degrees.
+    """Write ``coordinate_value`` of a motion or result as a motion file: in degrees where a model tells which coordinates are rotations.
+
+    Without a model the file is in radians, and its header says so. Units of force do not tell a rotation: a coordinate that is coupled to
+    an angle, such as a patella's, carries N m too, but OpenSim never converts it and would read its degrees as radians.
 
     Parameters
     ----------
@@ -98,19 +101,18 @@ def write_coordinates(motion: xr.Dataset, path: str | os.PathLike[str], model: x
     path
         The ``.mot`` to write.
     model
-        Tells which coordinates are rotations (``coordinate_kind``). For a result it may be left out: the unit of the
-        generalized force (``N m``) tells.
+        Tells which coordinates are rotations (``coordinate_kind``).
 
     Raises
     ------
     InputError
-        There are no coordinates, a value is not finite, or nothing tells which coordinates are rotations.
+        There are no coordinates, a value is not finite, or the model lacks a coordinate.
     """
     if "coordinate_value" not in motion:
         raise InputError("there is no coordinate_value to write")
     names = [str(n) for n in motion["coordinate"].values]
-    scale = np.where(_is_rotational(motion, model, names), 180.0 / np.pi, 1.0)
-    return write_table(path, names, motion["time"].values, motion["coordinate_value"].values * scale, in_degrees=True, name="Coordinates")
+    scale = np.where(_is_rotational(model, names), 180.0 / np.pi, 1.0) if model is not None else 1.0
+    return write_table(path, names, motion["time"].values, motion["coordinate_value"].values * scale, in_degrees=model is not None, name="Coordinates")
 
 
 def _columns_by_coordinate(table: Table) -> dict[str, int]:
@@ -232,13 +234,9 @@ def _straight_line(function: Mapping[str, Any]) -> tuple[float, float] | None:
     return (float(slope), float(intercept)) if straight else None
 
 
-def _is_rotational(motion: xr.Dataset, model: xr.Dataset | None, names: list[str]) -> NDArray[np.bool_]:
-    if model is not None:
-        kinds = dict(zip(model["coordinate"].values, model["coordinate_kind"].values, strict=True))
-        unknown = [n for n in names if n not in kinds]
-        if unknown:
-            raise InputError(f"the model has no coordinate {', '.join(unknown)}; {suggest(unknown[0], kinds)}")
-        return np.asarray([kinds[n] == "rotational" for n in names])
-    if "generalized_force_unit" in motion.coords:
-        return np.asarray(motion["generalized_force_unit"].values == "N m")
-    raise InputError("nothing tells which coordinates are rotations; pass the model")
+def _is_rotational(model: xr.Dataset, names: list[str]) -> NDArray[np.bool_]:
+    kinds = dict(zip(model["coordinate"].values, model["coordinate_kind"].values, strict=True))
+    unknown = [n for n in names if n not in kinds]
+    if unknown:
+        raise InputError(f"the model has no coordinate {', '.join(unknown)}; {suggest(unknown[0], kinds)}")
+    return np.asarray([kinds[n] == "rotational" for n in names])

@@ -22,7 +22,7 @@ from imdy_plugin.runs import longest_run
 _SUFFIXES = {"N m": "_moment", "N": "_force"}
 
 
-def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem: str) -> dict[str, Path]:
+def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem: str, model: xr.Dataset | None = None) -> dict[str, Path]:
     """Write a result as files.
 
     OpenSim drops rows with NaN without a word, so frames that the result does not know are cut from its files: each holds
@@ -36,14 +36,16 @@ def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem:
         Where to; made when it does not exist.
     stem
         How the files' names begin.
+    model
+        Tells which coordinates are rotations, so that they are written in degrees; without it they are written in radians.
 
     Returns
     -------
     dict
         Path of each file written: ``netcdf`` (``<stem>.nc``), ``id`` (``<stem>_id.sto``, columns as OpenSim's InverseDynamicsTool
         names them: ``knee_angle_r_moment``, ``pelvis_tx_force``), ``ground_force`` (``<stem>_grf.mot``), ``external_loads``
-        (``<stem>_external_loads.xml``) and, where the result holds coordinates, ``coordinates`` (``<stem>_coordinates.mot``, in
-        degrees). A file of which no frame is known is left out, with a warning.
+        (``<stem>_external_loads.xml``) and, where the result holds coordinates, ``coordinates`` (``<stem>_coordinates.mot``).
+        A file of which no frame is known is left out, with a warning.
     """
     base = Path(folder)
     id_file, ground_file = base / f"{stem}_id.sto", base / f"{stem}_grf.mot"
@@ -55,7 +57,7 @@ def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem:
     if "coordinate_value" in result:
         coordinates_file = base / f"{stem}_coordinates.mot"
         if _is_known(result, "coordinate_value", coordinates_file):
-            files["coordinates"] = write_coordinates(_known_part(result, "coordinate_value", coordinates_file), coordinates_file)
+            files["coordinates"] = write_coordinates(_known_part(result, "coordinate_value", coordinates_file), coordinates_file, model)
     return files
 
 

@@ -19,7 +19,7 @@ def write_outputs(result: xr.Dataset, folder: Path, stem: str, trial: Trial | No
     folder, stem
         Where, and how the files' names begin; the folder is made.
     trial
-        The trial, for the picture of the movement.
+        The trial, for the picture of the movement and the unit of coordinates: degrees with its model, radians without.
 
     Returns
     -------
@@ -31,16 +31,17 @@ def write_outputs(result: xr.Dataset, folder: Path, stem: str, trial: Trial | No
     from imdy_plugin.report import write_picture, write_report
 
     paths: dict[str, Path] = {}
+    model = trial.model if trial is not None else None
     if "solver" in result.dims:
         from imdy_plugin.comparison import split
 
         for name, single in split(result).items():
-            written = write_result_files(single, folder, f"{stem}_{name}")
+            written = write_result_files(single, folder, f"{stem}_{name}", model)
             paths.update({f"{kind} ({name})": path for kind, path in written.items()})
         paths["comparison"] = folder / f"{stem}_comparison.nc"
         write_netcdf(result, paths["comparison"])
     else:
-        paths.update(write_result_files(result, folder, stem))
+        paths.update(write_result_files(result, folder, stem, model))
     paths["report"] = write_report(result, folder / f"{stem}_report.html", trial=trial)
     paths["picture"] = write_picture(result, folder / f"{stem}.png", trial=trial)
     return paths

@@ -209,10 +209,15 @@ def test_what_is_written_reads_back_here_and_in_opensim(tmp_path: Path) -> None:
     np.testing.assert_allclose(table.getDependentColumn("pelvis_ty").to_numpy(), values[:, 1], atol=1e-9)
 
 
-def test_writing_needs_to_know_which_coordinates_are_rotations(tmp_path: Path) -> None:
+def test_radians_are_written_where_no_model_tells_which_coordinates_are_rotations(tmp_path: Path) -> None:
+    values = np.full((TIME.size, len(KINDS)), 0.5)
+    path = write_coordinates(new_motion(TIME, coordinates=(list(KINDS), values)), tmp_path / "b.mot")
+    assert "inDegrees=no" in path.read_text()
+    np.testing.assert_array_equal(read_coordinates(path, build_model())["coordinate_value"].values, values)
+
+
+def test_coordinates_that_are_missing_or_not_the_models_are_not_written(tmp_path: Path) -> None:
     motion = new_motion(TIME, coordinates=(["knee", "neck"], np.zeros((TIME.size, 2))))
-    with pytest.raises(InputError, match="pass the model"):
-        write_coordinates(motion, tmp_path / "b.mot")
     with pytest.raises(InputError, match="no coordinate neck"):
         write_coordinates(motion, tmp_path / "b.mot", build_model())
     with pytest.raises(InputError, match="no coordinate_value"):

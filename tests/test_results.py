@@ -92,10 +92,10 @@ def test_the_netcdf_holds_the_whole_result(tmp_path: Path) -> None:
     xr.testing.assert_identical(back, result)
 
 
-def test_coordinates_are_written_in_degrees_where_the_force_is_a_moment(tmp_path: Path) -> None:
+def test_coordinates_are_written_in_radians_since_no_model_tells_the_rotations(tmp_path: Path) -> None:
     table = read_table(write_result_files(build(coordinate_value=np.full((COUNT, 3), 0.5)), tmp_path, "a")["coordinates"])
-    assert table.in_degrees is True
-    np.testing.assert_allclose(table.values[0], [np.rad2deg(0.5), 0.5, np.rad2deg(0.5)])
+    assert table.in_degrees is False
+    np.testing.assert_array_equal(table.values[0], [0.5, 0.5, 0.5])
 
 
 def test_ground_forces_read_back(tmp_path: Path) -> None:
