@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -25,7 +25,7 @@ LEAST_LOAD = 20.0
 class OpenSimOptions(SolverOptions):
     """Options of :class:`OpenSimSolver`."""
 
-    cutoff_hz: float | Literal["auto"] | None = Field(
+    cutoff_hz: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null filters nothing"
     )
     exclude_forces: Literal["all", "muscles"] = Field("all", description="which of the model's own forces are left out; kept ones lessen the joint moments")
@@ -74,14 +74,14 @@ class OpenSimSolver(Solver):
         InputError
             The motion is too short, lacks coordinates, or shares no frame with the ground forces.
         """
-        from imdy_plugin.solvers.kinematics import coordinates_of, smooth
+        from imdy_plugin.solvers.kinematics import choose_cutoff, coordinates_of, smooth
         from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
         self.check(trial)
         mechanics = OpenSimMechanics(trial.native_model, only_muscles=options.exclude_forces == "muscles")
         _check_bodies(trial, mechanics)
         motion = coordinates_of(trial)
-        cutoff, reason = _cutoff(options, motion, mechanics)
+        cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
         time = motion["time"].values
         q, qd, qdd = smooth(time, motion["coordinate_value"].values, cutoff)
         loads = _loads_at(time, trial, options.force_cutoff_hz)
@@ -100,7 +100,7 @@ class OpenSimSolver(Solver):
             options=options.model_dump(),
             model=mechanics.native.getName(),
             mass=mechanics.mass,
-            attrs=_attributes(trial, motion, mechanics),
+            attrs=_attributes(motion, mechanics),
             coordinate_value=q,
             coordinate_velocity=qd,
             coordinate_acceleration=qdd,
@@ -116,16 +116,6 @@ def _check_bodies(trial: Trial, mechanics: OpenSimMechanics) -> None:
     for body in trial.ground_force["body"].values:  # type: ignore[index]
         if str(body) not in mechanics.bodies:
             raise UnknownNameError("body", str(body), mechanics.bodies, "A ground force acts on it; name a body of the model.")
-
-
-def _cutoff(options: OpenSimOptions, motion: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float | None, str]:
-    from imdy_plugin.solvers.kinematics import auto_cutoff
-
-    if options.cutoff_hz == "auto":
-        return auto_cutoff(motion, mechanics)
-    if options.cutoff_hz is None or options.cutoff_hz < 0:
-        return None, "none, as asked"
-    return options.cutoff_hz, f"{options.cutoff_hz:g} Hz, as asked"
 
 
 def _loads_at(time: FloatArray, trial: Trial, cutoff_hz: float | None) -> dict[str, FloatArray]:
@@ -210,11 +200,9 @@ def _body_loads(trial: Trial, loads: dict[str, FloatArray]) -> list[Any]:
     return [BodyLoad(body, *(loads[name][:, i] for name in GROUND_FORCE_VARIABLES)) for i, body in enumerate(bodies)]
 
 
-def _attributes(trial: Trial, motion: xr.Dataset, mechanics: OpenSimMechanics) -> dict[str, Any]:
+def _attributes(motion: xr.Dataset, mechanics: OpenSimMechanics) -> dict[str, Any]:
     attrs = {name: motion.attrs[name] for name in ("kinematics", "marker_rms_mean", "marker_rms_max", "log") if name in motion.attrs}
-    if trial.model is not None and "knee_sign" in trial.model.attrs:
-        attrs["knee_sign"] = trial.model.attrs["knee_sign"]
-    return attrs | {"excluded_forces": list(mechanics.excluded_forces), "provenance": str(dict(trial.provenance))}
+    return attrs | {"excluded_forces": list(mechanics.excluded_forces)}
 
 
 def _logged(result: xr.Dataset, mechanics: OpenSimMechanics, reason: str, options: OpenSimOptions) -> xr.Dataset:

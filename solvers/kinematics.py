@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -78,6 +79,13 @@ def coordinates_of(trial: Trial, *, accuracy: float = 1e-5, weights: Mapping[str
             _cache.popitem(last=False)
     _cache.move_to_end(key)
     return _cache[key].copy(deep=True)
+
+
+def choose_cutoff(asked: float | Literal["auto"] | None, coordinates: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float | None, str]:
+    """Cut-off frequency [Hz] that an option asks for, and the reason: ``"auto"`` by :func:`auto_cutoff`, None filters nothing."""
+    if asked == "auto":
+        return auto_cutoff(coordinates, mechanics)
+    return asked, "none, as asked" if asked is None else f"{asked:g} Hz, as asked"
 
 
 def auto_cutoff(coordinates: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float, str]:

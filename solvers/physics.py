@@ -39,7 +39,7 @@ class PhysicsOptions(SolverOptions):
     """Options of :class:`PhysicsSolver`."""
 
     cutoff_hz: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
-        "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null for none"
+        "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null filters nothing"
     )
     floor_height: float | None = Field(None, description="height of the floor [m]; estimated from the soles by default")
     contact_height: float = Field(0.045, gt=0, description="height of a sole point above its rest [m] at which contact is as likely as not")
@@ -89,18 +89,18 @@ class PhysicsSolver(Solver):
         InputError
             The model has no free root or no feet, or the motion is too short.
         """
-        from imdy_plugin.solvers.kinematics import coordinates_of
+        from imdy_plugin.solvers.kinematics import choose_cutoff, coordinates_of
         from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
         self.check(trial)
         mechanics = OpenSimMechanics(trial.native_model)
         coordinates = coordinates_of(trial)
-        cutoff, reason = _cutoff(options, coordinates, mechanics)
-        motion = _Motion.of(mechanics, coordinates, cutoff)
+        cutoff, reason = choose_cutoff(options.cutoff_hz, coordinates, mechanics)
+        motion = _Motion.of(coordinates, cutoff)
         wrench = mechanics.ground_wrench(motion.q, motion.qd, motion.qdd)
         contact, loads = _share_between_feet(mechanics, motion, wrench, options)
-        result = _as_result(self, mechanics, motion, contact, loads, wrench, options, trial)
-        log = "\n".join(line for line in (coordinates.attrs.get("log", ""), f"low-pass {reason}", *_remarks(result)) if line)
+        result = _as_result(self, mechanics, motion, contact, loads, wrench, options)
+        log = "\n".join(line for line in (coordinates.attrs.get("log", ""), f"coordinates low-passed: {reason}", *_remarks(result)) if line)
         return result.assign_attrs(cutoff_hz=-1.0 if cutoff is None else cutoff, log=log)
 
 
@@ -115,7 +115,7 @@ class _Motion:
     qdd: Array
 
     @classmethod
-    def of(cls, mechanics: OpenSimMechanics, coordinates: xr.Dataset, cutoff: float | None) -> _Motion:
+    def of(cls, coordinates: xr.Dataset, cutoff: float | None) -> _Motion:
         from imdy_plugin.solvers.kinematics import smooth
 
         time = coordinates["time"].values
@@ -186,14 +186,6 @@ def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float)
     return np.asarray(outside)
 
 
-def _cutoff(options: PhysicsOptions, coordinates: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float | None, str]:
-    from imdy_plugin.solvers.kinematics import auto_cutoff
-
-    if options.cutoff_hz == "auto":
-        return auto_cutoff(coordinates, mechanics)
-    return options.cutoff_hz, "as asked" if options.cutoff_hz is None else f"{options.cutoff_hz:g} Hz: as asked"
-
-
 def _body_loads(mechanics: OpenSimMechanics, loads: FootLoads) -> list[BodyLoad]:
     from imdy_plugin.solvers.opensim_mechanics import BodyLoad
 
@@ -209,7 +201,6 @@ def _as_result(
     loads: FootLoads,
     wrench: Array,
     options: PhysicsOptions,
-    trial: Trial,
 ) -> xr.Dataset:
     generalized = mechanics.inverse_dynamics(motion.q, motion.qd, motion.qdd, _body_loads(mechanics, loads))
     weight = mechanics.mass * float(np.linalg.norm(mechanics.gravity))
@@ -227,7 +218,7 @@ def _as_result(
         solver=solver.name,
         solver_version=solver.version,
         options=options.model_dump(),
-        model=trial.provenance.get("model", ""),
+        model=mechanics.native.getName(),
         mass=mechanics.mass,
         attrs={"floor_height": contact.floor_height, "ground_velocity": contact.ground_velocity.tolist()},
         coordinate_value=motion.spread(motion.q),
