@@ -33,7 +33,7 @@ _OUTLINE = np.array([(0.0, 0.0), (0.10, 0.12), (0.10, -0.10), (0.85, 0.22), (1.0
 It is smaller than the foot: measured centres of pressure stay away from the back of the heel, the edges and the tips of the toes.
 """
 
-_ON_TOES = np.array([False, False, False, False, False, True, True])
+_ON_TOES = np.array([name.startswith("toe") for name in SOLE_POINT_NAMES])
 _DEFAULT_TOE_DISTANCE = 0.18
 _LEAST_SCORE = 0.01
 
