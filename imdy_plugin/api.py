@@ -17,7 +17,7 @@ import xarray as xr
 import imdy_plugin
 from imdy_plugin import registry, schema
 from imdy_plugin.errors import DataWarning, ImdyError, InputError, InvalidDatasetError, PluginError, SolverError
-from imdy_plugin.interfaces import LoadedModel, Solver, Trial
+from imdy_plugin.interfaces import Solver, Trial
 
 DEFAULT_WITHOUT_PLATES = "imdys"
 """Solver used where no ground force is given."""
@@ -68,18 +68,19 @@ def load_trial(
         An input cannot be read, or holds what would give a wrong answer.
     """
     _check_mass(mass)
-    loaded = registry.load_model(model) if model is not None else LoadedModel(None)  # type: ignore[arg-type]
-    if mass is not None and loaded.dataset is not None:
+    loaded = registry.load_model(model) if model is not None else None
+    if mass is not None and loaded is not None:
         from imdy_plugin.adapters.opensim_model import scale_mass
 
         loaded = scale_mass(loaded, mass)
+    dataset = loaded.dataset if loaded is not None else None
     provenance = {"model": _name(model), "markers": _name(markers), "coordinates": _name(coordinates), "ground_force": _name(ground_force)}
     return Trial(
-        motion=_read_motion(loaded, markers, coordinates, height, degrees, use_defaults),
-        model=loaded.dataset,
-        mass=mass if mass is not None or loaded.dataset is None else float(loaded.dataset.attrs["mass"]),
-        ground_force=_read_ground_force(ground_force, loaded),
-        native_model=loaded.native,
+        motion=_read_motion(dataset, markers, coordinates, height, degrees, use_defaults),
+        model=dataset,
+        mass=mass if mass is not None or dataset is None else float(dataset.attrs["mass"]),
+        ground_force=_read_ground_force(ground_force, dataset),
+        native_model=loaded.native if loaded is not None else None,
         height=height,
         provenance={key: value for key, value in provenance.items() if value},
     )
@@ -247,6 +248,8 @@ def _run(solver: Solver, trial: Trial, options: Any, time_range: tuple[float, fl
         result = _select(result, time_range)
     if trial.ground_force is not None and "ground_force" in solver.needs:
         _check_feet(trial, result)
+    if trial.model is not None and "knee_sign" in trial.model.attrs:
+        result = result.assign_attrs(knee_sign=trial.model.attrs["knee_sign"])
     return _with_log_of(trial, result).assign_attrs(
         provenance=json.dumps(dict(trial.provenance), sort_keys=True),
         imdy_plugin_version=imdy_plugin.__version__,
@@ -269,7 +272,7 @@ def _check_mass(mass: float | None) -> None:
         raise InputError(f"mass is {mass} kg; give the body mass in kilograms, a positive number")
 
 
-def _read_motion(loaded: LoadedModel, markers: Any, coordinates: Any, height: float | None, degrees: bool | None, use_defaults: bool) -> xr.Dataset:
+def _read_motion(model: xr.Dataset | None, markers: Any, coordinates: Any, height: float | None, degrees: bool | None, use_defaults: bool) -> xr.Dataset:
     if markers is None and coordinates is None:
         raise InputError("neither markers nor coordinates are given; give a marker file (markers=...) or joint coordinates (coordinates=...)")
     motions = []
@@ -280,19 +283,19 @@ def _read_motion(loaded: LoadedModel, markers: Any, coordinates: Any, height: fl
         check_markers(motion, height)
         motions.append(motion)
     if coordinates is not None:
-        motions.append(_read_coordinates(coordinates, loaded, degrees, use_defaults))
+        motions.append(_read_coordinates(coordinates, model, degrees, use_defaults))
     return motions[0] if len(motions) == 1 else _merge(*motions)
 
 
-def _read_coordinates(source: Any, loaded: LoadedModel, degrees: bool | None, use_defaults: bool) -> xr.Dataset:
+def _read_coordinates(source: Any, model: xr.Dataset | None, degrees: bool | None, use_defaults: bool) -> xr.Dataset:
     if isinstance(source, xr.Dataset):
         schema.validate_motion(source)
         return source
-    if loaded.dataset is None:
+    if model is None:
         raise InputError(f"coordinates '{source}' need a model that says what they mean; give model=...")
     from imdy_plugin.adapters.coordinates import read_coordinates
 
-    return read_coordinates(source, loaded.dataset, degrees=degrees, use_defaults=use_defaults)
+    return read_coordinates(source, model, degrees=degrees, use_defaults=use_defaults)
 
 
 def _merge(markers: xr.Dataset, coordinates: xr.Dataset) -> xr.Dataset:
@@ -307,7 +310,7 @@ def _merge(markers: xr.Dataset, coordinates: xr.Dataset) -> xr.Dataset:
     return schema.add_log(merged, "coordinates interpolated linearly onto the markers' time stamps")
 
 
-def _read_ground_force(source: Any, loaded: LoadedModel) -> xr.Dataset | None:
+def _read_ground_force(source: Any, model: xr.Dataset | None) -> xr.Dataset | None:
     if source is None:
         return None
     if isinstance(source, xr.Dataset):
@@ -319,15 +322,15 @@ def _read_ground_force(source: Any, loaded: LoadedModel) -> xr.Dataset | None:
         forces = registry.find_marker_reader(source).read_ground_force(source)
         if forces is None:
             raise InputError(f"{source} holds no force plates")
-        return _on_feet_of(forces, loaded)
+        return _on_feet_of(forces, model)
     from imdy_plugin.adapters.external_loads import read_ground_force
 
-    return read_ground_force(source, model=loaded.dataset)
+    return read_ground_force(source, model=model)
 
 
-def _on_feet_of(forces: xr.Dataset, loaded: LoadedModel) -> xr.Dataset:
+def _on_feet_of(forces: xr.Dataset, model: xr.Dataset | None) -> xr.Dataset:
     """Name the bodies of plate forces (right, left) as the model's feet."""
-    feet = list(loaded.dataset.attrs.get("foot_bodies", [])) if loaded.dataset is not None else []
+    feet = list(model.attrs.get("foot_bodies", [])) if model is not None else []
     return forces.assign_coords(body=feet) if len(feet) == forces.sizes["body"] == 2 else forces
 
 
