@@ -17,7 +17,7 @@ from imdy_plugin import Solver, SolverOptions, Trial, hookimpl
 class QuasistaticOptions(SolverOptions):
     """Options of :class:`QuasistaticSolver`."""
 
-    foot_length: float = Field(0.15, gt=0, description="Distance from the foot body's origin to the middle of the sole, forward [m].")
+    foot_length: float = Field(0.15, gt=0, description="distance from the foot body's origin to the middle of the sole, forward [m]")
 
 
 class QuasistaticSolver(Solver):
@@ -64,7 +64,7 @@ class QuasistaticSolver(Solver):
             solver=self.name,
             solver_version=self.version,
             options=options.model_dump(),
-            model=trial.provenance.get("model", ""),
+            model=trial.native_model.getName(),
             mass=float(trial.mass or mechanics.mass),
         )
 
