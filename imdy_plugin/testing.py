@@ -26,7 +26,7 @@ from imdy_plugin.interfaces import Solver, Trial
 
 @functools.cache
 def contract_trial() -> Trial:
-    """Half a second of a generated person's walk, with model, markers, coordinates and ground forces."""
+    """One second of a generated person's walk, with model, markers, coordinates and ground forces."""
     from imdy_plugin import api
     from imdy_plugin.sim.gait import build_walk, write_trial
     from imdy_plugin.sim.person import write_person
