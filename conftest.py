@@ -17,7 +17,7 @@ def _prepare(namespace: dict[str, Any]) -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="imdy-docs-"))
     paths = write_trial(build_walk(write_person(folder / "model.osim")), folder)
-    paths["model"].rename(folder / "subject01.osim") if paths["model"].name != "subject01.osim" else None
+    paths["model"].rename(folder / "subject01.osim")
     namespace["_previous"] = Path.cwd()
     os.chdir(folder)
 

@@ -20,6 +20,9 @@ from imdy_plugin.errors import ImdyError, ImdyWarning, InputError
 from imdy_plugin.progress import progress_to
 
 if TYPE_CHECKING:
+    import xarray as xr
+
+    from imdy_plugin.interfaces import Trial
     from imdy_plugin.registry import Registered
 
 app = typer.Typer(
@@ -224,7 +227,7 @@ def main() -> None:
     app()
 
 
-def _finish(result: Any, folder: Path, stem: str, trial: Any) -> None:
+def _finish(result: xr.Dataset, folder: Path, stem: str, trial: Trial) -> None:
     from imdy_plugin.outputs import write_outputs
     from imdy_plugin.report import difference_terminal_table, summary_table
 
@@ -257,7 +260,7 @@ def _options_by_solver(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _range(trial: Any, start: float | None, stop: float | None) -> tuple[float, float] | None:
+def _range(trial: Trial, start: float | None, stop: float | None) -> tuple[float, float] | None:
     if start is None and stop is None:
         return None
     stamps = trial.motion["time"].values
@@ -284,7 +287,7 @@ def _friendly() -> Iterator[None]:
 
 @contextmanager
 def _progress() -> Iterator[None]:
-    """Show progress of anything that takes over two seconds, as a bar on a terminal and as lines elsewhere."""
+    """Show progress of anything that takes over two seconds, as one line that is overwritten on a terminal and as lines elsewhere."""
     started: dict[str, float] = {}
     shown: dict[str, int] = {}
 

@@ -28,13 +28,12 @@ def write_outputs(result: xr.Dataset, folder: Path, stem: str, trial: Trial | No
     """
     from imdy_plugin.adapters.netcdf import write_netcdf
     from imdy_plugin.adapters.results import write_result_files
+    from imdy_plugin.comparison import is_comparison, split
     from imdy_plugin.report import write_picture, write_report
 
     paths: dict[str, Path] = {}
     model = trial.model if trial is not None else None
-    if "solver" in result.dims:
-        from imdy_plugin.comparison import split
-
+    if is_comparison(result):
         for name, single in split(result).items():
             written = write_result_files(single, folder, f"{stem}_{name}", model)
             paths.update({f"{kind} ({name})": path for kind, path in written.items()})

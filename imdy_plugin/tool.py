@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from imdy_plugin import api, schema
+from imdy_plugin import api, registry, schema
 from imdy_plugin.errors import InputError
 
 
@@ -40,7 +40,6 @@ def run_tool(setup: str | os.PathLike[str], solver: str | None = None, **options
     ImdyError
         The file or what it names cannot be used.
     """
-    from imdy_plugin import registry
     from imdy_plugin.adapters.results import write_generalized_force
     from imdy_plugin.adapters.setup_file import check_time_range, read_id_setup
 
