@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.adapters.c3d_bytes import C3dFile, read_c3d_bytes
-from imdy_plugin.adapters.force_plates import CONTACT_THRESHOLD, assign_plates_to_feet, read_plates
+from imdy_plugin.adapters.force_plates import CONTACT_THRESHOLD, read_plates
 from imdy_plugin.adapters.marker_checks import (
     FOOT_NAMES,
     LENGTH_UNITS,
@@ -23,6 +23,7 @@ from imdy_plugin.adapters.marker_checks import (
     unique_labels,
     vertical_direction,
 )
+from imdy_plugin.adapters.plate_assignment import assign_plates_to_feet
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
 from imdy_plugin.interfaces import MarkerReader
 from imdy_plugin.schema import new_motion
@@ -104,7 +105,7 @@ class C3dReader(MarkerReader):
     def read_ground_force(self, source: Any) -> xr.Dataset | None:
         """Ground force per foot at the plates' own rate, or None where the file holds no plates.
 
-        The plates' forces are given to the feet by :func:`~imdy_plugin.adapters.force_plates.assign_plates_to_feet`, with
+        The plates' forces are given to the feet by :func:`~imdy_plugin.adapters.plate_assignment.assign_plates_to_feet`, with
         heel and toe markers found by common names.
 
         Raises
