@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from imdy_plugin.adapters.force_checks import check_direction, check_zero_load
 from imdy_plugin.adapters.safe_xml import existing_file, parse_xml
 from imdy_plugin.adapters.storage import Table, read_table, write_table
 from imdy_plugin.atomic import replacing
@@ -23,15 +24,6 @@ from imdy_plugin.schema import AXES, GROUND_FORCE_VARIABLES, add_log, new_motion
 
 SWING_FORCE, SWING_SHARE = 50.0, 0.05
 """Force [N], and share of the largest force, up to which a frame without a centre of pressure counts as swing (the larger of the two)."""
-
-LOADED_FORCE = 50.0
-"""Force [N] above which a foot counts as loaded, where a check asks."""
-
-FELT_FORCE = 10.0
-"""Force [N] from which a wrong point of application is felt in the joints."""
-
-FARTHEST_PRESSURE = 0.5
-"""Horizontal distance [m] between a centre of pressure and the origin of its foot that no foot reaches."""
 
 SHORTEST_SWING = 0.1
 """Time [s]: frames without numbers between two loaded frames are a gap, not a swing, when they last less than this."""
@@ -150,83 +142,8 @@ def read_ground_force(
         _check_bodies(forces, model)
     motion = _to_motion(table, forces)
     check_zero_load(motion)
-    _check_direction(motion)
+    check_direction(motion)
     return motion.assign_attrs(source=str(file))
-
-
-def check_foot_assignment(forces: xr.Dataset, foot_position: xr.DataArray) -> None:
-    """Warn when a force acts where the other foot is.
-
-    Parameters
-    ----------
-    forces
-        A motion with ground forces.
-    foot_position
-        Position of each force's body in ground [m], ``(time, body, axis)``, on its own time base. The horizontal distance
-        from the centre of pressure decides, over frames with more than :data:`LOADED_FORCE`.
-
-    A body of ``forces`` that ``foot_position`` lacks is not checked.
-    """
-    known = [str(b) for b in foot_position["body"].values]
-    feet = _linear(foot_position["time"].values, foot_position.transpose("time", "body", "axis").values, forces["time"].values)
-    for i, body in enumerate(str(b) for b in forces["body"].values):
-        nearest = _nearest_foot(forces.isel(body=i), feet)
-        if body not in known or nearest.size == 0:
-            continue
-        other = known[int(np.bincount(nearest, minlength=len(known)).argmax())]
-        share = float(np.mean(nearest != known.index(body)))
-        if share > 0.5:
-            text = f"the force on '{body}' acts nearer to '{other}' in {share:.0%} of {nearest.size} loaded frames"
-            warnings.warn(f"{text}; it may be on the wrong foot: swap applied_to_body", DataWarning, stacklevel=2)
-
-
-def check_pressure_near_foot(forces: xr.Dataset, foot_position: xr.DataArray) -> None:
-    """Warn when a force acts far from its foot, as a centre of pressure divided out of the first newtons does.
-
-    Parameters
-    ----------
-    forces, foot_position
-        As in :func:`check_foot_assignment`; frames with more than :data:`FELT_FORCE` are looked at.
-    """
-    known = [str(b) for b in foot_position["body"].values]
-    feet = _linear(foot_position["time"].values, foot_position.transpose("time", "body", "axis").values, forces["time"].values)
-    for body in (str(b) for b in forces["body"].values if str(b) in known):
-        force = np.linalg.norm(forces["ground_force"].sel(body=body).values, axis=-1)
-        offset = (forces["center_of_pressure"].sel(body=body).values - feet[:, known.index(body)])[:, [0, 2]]
-        distance = np.where(force > FELT_FORCE, np.linalg.norm(offset, axis=-1), 0.0)
-        far = np.flatnonzero(distance > FARTHEST_PRESSURE)
-        if far.size:
-            worst = int(far[np.argmax((distance * force)[far])])
-            text = f"the force on '{body}' acts more than {FARTHEST_PRESSURE:g} m from it in {far.size} frame(s), {distance[worst]:.2f} m"
-            what = f"{text} at {float(forces['time'][worst]):g} s ({force[worst]:.0f} N); joint moments are wrong there"
-            warnings.warn(f"{what}: repair the centre of pressure, or zero the force where it is small", DataWarning, stacklevel=2)
-
-
-def _nearest_foot(force: xr.Dataset, feet: _ARRAY) -> NDArray[np.intp]:
-    """Index of the foot nearest to the centre of pressure, in each loaded frame in which both are known."""
-    loaded = np.linalg.norm(force["ground_force"].values, axis=-1) > LOADED_FORCE
-    offset = (feet - force["center_of_pressure"].values[:, None])[loaded][..., [0, 2]]
-    distance = np.linalg.norm(offset, axis=-1)
-    return np.asarray(distance[np.isfinite(distance).all(axis=1)].argmin(axis=1))
-
-
-def check_zero_load(forces: xr.Dataset) -> None:
-    """Warn when a force has a constant offset while nothing touches, as a plate that was not zeroed gives.
-
-    The lowest vertical forces are looked at: when at least a tenth of the frames lie within 5 N of a level between 5 and
-    :data:`LOADED_FORCE` in size, and the trial also holds frames that are loaded, that level is an offset.
-    """
-    for body in forces["body"].values:
-        vertical = forces["ground_force"].sel(body=body, axis="y").values
-        vertical = vertical[np.isfinite(vertical)]
-        if vertical.size < 20 or np.abs(vertical).max() < 4 * LOADED_FORCE:
-            continue
-        size = np.abs(vertical)
-        level = float(np.median(vertical[size <= np.quantile(size, 0.1)]))
-        near = vertical[np.abs(vertical - level) < 5.0]
-        if 5.0 < abs(level) < LOADED_FORCE and near.size >= 0.1 * vertical.size and near.std() < 2.0:
-            text = f"the vertical force on '{body}' stays near {np.median(near):.1f} N in {near.size} of {vertical.size} frames, its lowest"
-            warnings.warn(f"{text}; zero the plate or subtract the offset", DataWarning, stacklevel=2)
 
 
 def ground_force_is_known(forces: xr.Dataset) -> NDArray[np.bool_]:
@@ -471,20 +388,6 @@ def _add_up(parts: list[tuple[_ARRAY, _ARRAY, _ARRAY]]) -> tuple[_ARRAY, _ARRAY,
     return total, center, (moment + np.cross(point - center, force)).sum(axis=0)
 
 
-def _check_direction(motion: xr.Dataset) -> None:
-    """Warn when the forces, taken together, do not push up along y."""
-    total = np.nansum(motion["ground_force"].values, axis=1)
-    loaded = np.linalg.norm(total, axis=1) > 2 * LOADED_FORCE
-    if not loaded.any():
-        return
-    mean = total[loaded].mean(axis=0)
-    main = int(np.abs(mean).argmax())
-    if main != 1 or mean[1] < 0:
-        sign = "-" if mean[main] < 0 else "+"
-        text = f"the ground pushes mainly along {sign}{AXES[main]} (mean {', '.join(f'{v:.0f}' for v in mean)} N), not up along +y"
-        warnings.warn(f"{text}; turn the data into x forward, y up, z right", DataWarning, stacklevel=3)
-
-
 def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
     """Point of application, ``(T, 3)``, that of the nearest frame in contact where nothing touches."""
     touching = np.flatnonzero((force != 0).any(axis=1) & np.isfinite(point).all(axis=1))
@@ -497,23 +400,6 @@ def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
     nearer = np.where(np.abs(touching[before] - frames) < np.abs(touching[after] - frames), before, after)
     empty = (force == 0).all(axis=1)
     return np.where(empty[:, None], point[touching[nearer]], point)
-
-
-def _linear(time: _ARRAY, values: _ARRAY, new_time: _ARRAY) -> _ARRAY:
-    """Values ``(T, ...)`` at ``new_time`` by straight lines; NaN outside, beside a NaN, and inside a hole of the time stamps."""
-    typical = float(np.median(np.diff(time))) if time.size > 1 else 0.0
-    slack = 1e-6 * (typical or 1.0)
-    left = np.clip(np.searchsorted(time, new_time, side="right") - 1, 0, time.size - 1)
-    right = np.minimum(left + 1, time.size - 1)
-    left = np.where(np.abs(time[right] - new_time) < slack, right, left)
-    on_frame = np.abs(time[left] - new_time) < slack
-    step = np.where(right > left, time[right] - time[left], 1.0)
-    hole = step > max(5 * typical, SHORTEST_SWING)
-    unknown = ~on_frame & ((new_time < time[0]) | (new_time > time[-1]) | hole)
-    shape = (-1,) + (1,) * (values.ndim - 1)
-    weight = ((new_time - time[left]) / step).reshape(shape)
-    mixed = np.where(on_frame.reshape(shape), values[left], (1 - weight) * values[left] + weight * values[right])
-    return np.where(unknown.reshape(shape), np.nan, mixed)
 
 
 def _known_span(forces: xr.Dataset, path: Path) -> slice:

@@ -368,7 +368,7 @@ def _check_feet(trial: Trial, result: xr.Dataset) -> None:
     """Warn where measured forces seem to act on the wrong foot, or far from it."""
     if trial.native_model is None or "coordinate_value" not in result or trial.model is None or not trial.model.attrs.get("foot_bodies"):
         return
-    from imdy_plugin.adapters.external_loads import check_foot_assignment, check_pressure_near_foot
+    from imdy_plugin.adapters.force_checks import check_foot_assignment, check_pressure_near_foot
     from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
     mechanics = OpenSimMechanics(trial.native_model)

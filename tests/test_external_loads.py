@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from imdy_plugin._opensim import import_opensim
 from imdy_plugin.adapters.external_loads import (
-    check_foot_assignment,
-    check_pressure_near_foot,
-    check_zero_load,
     read_external_loads,
     read_ground_force,
     write_ground_force,
 )
+from imdy_plugin.adapters.force_checks import check_foot_assignment, check_pressure_near_foot, check_zero_load
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
 from imdy_plugin.schema import new_motion
 
