@@ -17,7 +17,7 @@ from imdy_plugin.adapters.external_loads import ground_force_is_known, write_gro
 from imdy_plugin.adapters.netcdf import write_netcdf
 from imdy_plugin.adapters.storage import read_table, write_table
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError
-from imdy_plugin.runs import longest_run
+from imdy_plugin.runs import longest_run, runs
 
 _SUFFIXES = {"N m": "_moment", "N": "_force"}
 
@@ -25,8 +25,9 @@ _SUFFIXES = {"N m": "_moment", "N": "_force"}
 def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem: str, model: xr.Dataset | None = None) -> dict[str, Path]:
     """Write a result as files.
 
-    OpenSim drops rows with NaN without a word, so frames that the result does not know are cut from its files: each holds
-    the longest span that is known, and a :class:`~imdy_plugin.errors.DataWarning` says which. The NetCDF file holds everything.
+    OpenSim drops rows with NaN without a word, so frames that the result does not know are cut from its files: each holds the longest
+    span that is known (of ground forces and coordinates, the one that shares most with that of the generalized forces), and a
+    :class:`~imdy_plugin.errors.DataWarning` says which. The NetCDF file holds everything.
 
     Parameters
     ----------
@@ -53,11 +54,13 @@ def write_result_files(result: xr.Dataset, folder: str | os.PathLike[str], stem:
     if _is_known(result, "generalized_force", id_file):
         files["id"] = write_generalized_force(result, id_file)
     if result.sizes["body"] and _is_known(result, "ground_force", ground_file):
-        files["ground_force"], files["external_loads"] = write_ground_force(result, ground_file, base / f"{stem}_external_loads.xml")
+        near = _beside_moments(result, ground_force_is_known(result), "ground_force", ground_file)
+        files["ground_force"], files["external_loads"] = write_ground_force(near, ground_file, base / f"{stem}_external_loads.xml")
     if "coordinate_value" in result:
         coordinates_file = base / f"{stem}_coordinates.mot"
         if _is_known(result, "coordinate_value", coordinates_file):
-            files["coordinates"] = write_coordinates(_known_part(result, "coordinate_value", coordinates_file), coordinates_file, model)
+            near = _beside_moments(result, _known_frames(result, "coordinate_value"), "coordinate_value", coordinates_file)
+            files["coordinates"] = write_coordinates(_known_part(near, "coordinate_value", coordinates_file), coordinates_file, model)
     return files
 
 
@@ -109,14 +112,36 @@ def read_id_sto(path: str | os.PathLike[str]) -> tuple[NDArray[np.float64], tupl
 
 def _is_known(result: xr.Dataset, variable: str, path: Path) -> bool:
     """Whether any frame of a variable is known (beside coordinates that never are); warns where none is."""
-    if variable == "ground_force":
-        frames = ground_force_is_known(result)
-    else:
-        finite = np.isfinite(result[variable].values)
-        frames = finite[:, finite.any(axis=0)].all(axis=1) & finite.any()
+    frames = ground_force_is_known(result) if variable == "ground_force" else _known_frames(result, variable)
     if not frames.any():
         warnings.warn(f"{path}: no frame of {variable} is known; not written", DataWarning, stacklevel=3)
     return bool(frames.any())
+
+
+def _known_frames(result: xr.Dataset, variable: str) -> NDArray[np.bool_]:
+    """Frames in which every coordinate that is known at all is known, ``(time,)``."""
+    finite = np.isfinite(result[variable].values)
+    frames: NDArray[np.bool_] = finite[:, finite.any(axis=0)].all(axis=1) & finite.any()
+    return frames
+
+
+def _beside_moments(result: xr.Dataset, known: NDArray[np.bool_], variable: str, path: Path) -> xr.Dataset:
+    """Cut a result to the run of ``known`` frames that shares most with the written generalized forces, where that is not the longest.
+
+    OpenSim's tools read these files together, and extrapolate forces without a word where they end too early.
+    """
+    moments, longest = longest_run(_known_frames(result, "generalized_force")), longest_run(known)
+
+    def shared(run: tuple[int, int]) -> tuple[int, int]:
+        return min(run[1], moments.stop) - max(run[0], moments.start), run[1] - run[0]
+
+    start, stop = max(runs(known), key=shared)
+    if moments.start == moments.stop or start == longest.start:
+        return result
+    time = result["time"].values
+    text = f"wrote {variable} from {time[start]:g} to {time[stop - 1]:g} s, the known span that goes with the generalized forces"
+    warnings.warn(f"{path}: {text} ({stop - start} of {time.size} frames)", DataWarning, stacklevel=3)
+    return result.isel(time=slice(start, stop))
 
 
 def _known_part(result: xr.Dataset, variable: str, path: Path) -> xr.Dataset:

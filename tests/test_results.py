@@ -121,6 +121,18 @@ def test_unknown_frames_are_cut_from_opensims_files_with_a_warning_and_kept_in_t
     assert np.isnan(read_netcdf(files["netcdf"])["generalized_force"].values).sum() == 9
 
 
+def test_files_that_are_read_together_hold_the_same_frames(tmp_path: Path) -> None:
+    force, ground = np.ones((COUNT, 3)), np.full((COUNT, 2, 3), 100.0)
+    force[6:] = np.nan
+    ground[6:8] = np.nan
+    with (
+        pytest.warns(DataWarning, match=r"a_id\.sto: wrote generalized_force from 0 to 0\.05 s"),
+        pytest.warns(DataWarning, match=r"a_grf\.mot: wrote ground_force from 0 to 0\.05 s, the known span that goes with the generalized forces"),
+    ):
+        files = write_result_files(build(force=force, ground=ground), tmp_path, "a")
+    np.testing.assert_array_equal(read_table(files["ground_force"]).time, read_table(files["id"]).time)
+
+
 def test_a_coordinate_that_is_never_known_is_left_out_with_a_warning(tmp_path: Path) -> None:
     force = np.ones((COUNT, 3))
     force[:, 1] = np.nan
