@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -134,13 +134,14 @@ def _describe(entry: Registered) -> Text:
 def run_tool(
     setup: Annotated[Path, typer.Argument(help="InverseDynamicsTool setup file (.xml).")],
     solver: Annotated[str | None, typer.Option("--solver", "-s", help="Solver; classic inverse dynamics if not given.")] = None,
+    degrees: DegreesOption = None,
     option: OptionOption = None,
 ) -> None:
     """Run an OpenSim InverseDynamicsTool setup file, as 'opensim-cmd run-tool' does."""
     from imdy_plugin import tool
 
     with _friendly(), _progress():
-        done = tool.run_tool(setup, solver, **_options(option))
+        done = tool.run_tool(setup, solver, degrees=degrees, **_options(option))
         out.print(f"{done.result.sizes['time']} frames by solver '{done.result.attrs['solver']}' written to {done.path}")
 
 
@@ -269,7 +270,7 @@ def _range(trial: Trial, start: float | None, stop: float | None) -> tuple[float
 
 @contextmanager
 def _friendly() -> Iterator[None]:
-    """Errors made for people end in one message and exit code 2; warnings are lines of their own."""
+    """Errors made for people, and files that cannot be written, end in one message and exit code 2; warnings are lines of their own."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
         label = "warning" if issubclass(category, ImdyWarning) else category.__name__
@@ -281,8 +282,14 @@ def _friendly() -> Iterator[None]:
         try:
             yield
         except ImdyError as error:
-            err.print(Text("error: ", style="red"), Text(str(error)), sep="", soft_wrap=True)
-            raise typer.Exit(2) from error
+            _fail(str(error), error)
+        except OSError as error:
+            _fail(f"{error.filename or 'a file'}: {error.strerror or error}", error)
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    err.print(Text("error: ", style="red"), Text(message), sep="", soft_wrap=True)
+    raise typer.Exit(2) from error
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class ToolRun:
     path: Path
 
 
-def run_tool(setup: str | os.PathLike[str], solver: str | None = None, **options: Any) -> ToolRun:
+def run_tool(setup: str | os.PathLike[str], solver: str | None = None, *, degrees: bool | None = None, **options: Any) -> ToolRun:
     """Run an InverseDynamicsTool setup file and write the generalized forces where it says.
 
     Parameters
@@ -32,6 +32,8 @@ def run_tool(setup: str | os.PathLike[str], solver: str | None = None, **options
     solver
         By default classic inverse dynamics with the loads that the file names, as ``opensim-cmd run-tool`` does. A solver
         that reads markers gets those of the model's marker set, moved by the coordinates.
+    degrees
+        Unit of the rotational coordinates where their file does not say.
     **options
         The solver's own options; the file's low-pass frequency is used where the solver has ``cutoff_hz``.
 
@@ -47,7 +49,7 @@ def run_tool(setup: str | os.PathLike[str], solver: str | None = None, **options
     if job.coordinates_file is None:
         raise InputError(f"{job.path}: names no coordinates_file; give one, or use 'imdy solve' on the markers")
     name = solver or api.DEFAULT_WITH_PLATES
-    trial = api.load_trial(job.model_file, coordinates=job.coordinates_file, ground_force=job.external_loads_file or _no_loads())
+    trial = api.load_trial(job.model_file, coordinates=job.coordinates_file, ground_force=job.external_loads_file or _no_loads(), degrees=degrees)
     time = trial.motion["time"].values
     requested = check_time_range(job.time_range, (float(time[0]), float(time[-1])), job.path)
     given = dict(options)

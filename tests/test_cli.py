@@ -35,6 +35,12 @@ def test_errors_are_one_message_and_exit_code_two() -> None:
     assert "Traceback" not in text
 
 
+def test_a_file_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    text = run("model", tmp_path / "taken" / "me.osim", code=2)
+    assert "taken" in text and "Traceback" not in text
+
+
 @pytest.mark.parametrize(("given", "message"), [("cutoff_hz", "NAME=VALUE"), ("cutof=6", "cutoff_hz")])
 def test_mistyped_option_is_refused(walk: dict[str, Path], given: str, message: str) -> None:
     arguments = ["solve", walk["markers"], "-m", walk["model"], "-q", walk["coordinates"], "-g", walk["ground_force"], "-o", given]

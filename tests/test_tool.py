@@ -75,3 +75,13 @@ def test_a_setup_that_is_no_setup_is_refused(tmp_path: Path) -> None:
     path.write_text("<html></html>")
     with pytest.raises(FileFormatError):
         run_tool(path)
+
+
+def test_the_unit_that_the_coordinates_do_not_state_can_be_given(walk: dict[str, Path], tmp_path: Path) -> None:
+    silent = tmp_path / "silent.mot"
+    silent.write_text(walk["coordinates"].read_text().replace("inDegrees=yes\n", ""))
+    stated = run_tool(write_setup(tmp_path, walk)).result
+    setup = write_setup(tmp_path, walk, coordinates=silent)
+    with pytest.raises(FileFormatError, match="degrees=True"):
+        run_tool(setup)
+    np.testing.assert_array_equal(run_tool(setup, degrees=True).result["generalized_force"], stated["generalized_force"])
