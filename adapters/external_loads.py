@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.adapters.force_checks import check_direction, check_zero_load
-from imdy_plugin.adapters.safe_xml import existing_file, parse_xml
+from imdy_plugin.adapters.safe_xml import child_text, existing_file, parse_xml
 from imdy_plugin.adapters.storage import Table, read_table, write_table
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError, suggest
@@ -33,7 +33,6 @@ _FORCE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_force(?:_?(?P<after>.+?)
 _TORQUE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_(?:torque|moment)(?:_?(?P<after>.+?))??(?:_m|_)?(?P<axis>[xyz])", re.IGNORECASE)
 _SIDES = {"r": "calcn_r", "right": "calcn_r", "l": "calcn_l", "left": "calcn_l"}
 _GROUND = ("ground", "/ground")
-_NOTHING = ("", "unassigned")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def read_external_loads(path: str | os.PathLike[str], *, folders: Sequence[str |
     forces = tuple(_external_force(file, element) for element in _force_elements(loads) if _applies(element))
     if not forces:
         raise FileFormatError(file, "ExternalLoads holds no force that is switched on", "list each foot's ExternalForce under <objects>")
-    return ExternalLoads(file, _find_data(file, _text(loads, "datafile"), folders), forces)
+    return ExternalLoads(file, _find_data(file, child_text(loads, "datafile"), folders), forces)
 
 
 def read_ground_force(
@@ -189,18 +188,13 @@ def write_ground_force(forces: xr.Dataset, mot_path: str | os.PathLike[str], xml
     return mot, xml
 
 
-def _text(element: Element, tag: str) -> str:
-    text = (element.findtext(tag) or "").strip()
-    return "" if text.lower() in _NOTHING else text
-
-
 def _force_elements(loads: Element) -> list[Element]:
     objects = loads.find("objects")
     return list(loads.iter("ExternalForce")) if objects is None else list(objects)
 
 
 def _applies(element: Element) -> bool:
-    return _text(element, "isDisabled").lower() != "true" and _text(element, "appliesForce").lower() != "false"
+    return child_text(element, "isDisabled").lower() != "true" and child_text(element, "appliesForce").lower() != "false"
 
 
 def _external_force(file: Path, element: Element) -> ExternalForce:
@@ -208,11 +202,11 @@ def _external_force(file: Path, element: Element) -> ExternalForce:
     if element.tag != "ExternalForce":
         raise FileFormatError(file, f"'{name}' is a {element.tag}, only ExternalForce is understood", "express it as an ExternalForce with a data file")
     for tag in ("force_expressed_in_body", "point_expressed_in_body"):
-        frame = _text(element, tag)
+        frame = child_text(element, tag)
         if frame and frame not in _GROUND:
             raise FileFormatError(file, f"force '{name}' has {tag} '{frame}'; only forces and points in ground are understood", "express it in ground")
     force = ExternalForce(
-        name, _text(element, "applied_to_body").rsplit("/", 1)[-1], *(_text(element, f"{k}_identifier") for k in ("force", "point", "torque"))
+        name, child_text(element, "applied_to_body").rsplit("/", 1)[-1], *(child_text(element, f"{k}_identifier") for k in ("force", "point", "torque"))
     )
     if not force.body:
         raise FileFormatError(file, f"force '{name}' does not say which body it acts on", "fill in applied_to_body")

@@ -44,6 +44,12 @@ def parse_xml(path: str | os.PathLike[str]) -> Element:
     return cast("Element", root)
 
 
+def child_text(element: Element, tag: str) -> str:
+    """Text of a child element without blanks around it; empty where there is no such child or it is ``Unassigned``, OpenSim's word for nothing."""
+    text = (element.findtext(tag) or "").strip()
+    return "" if text.lower() == "unassigned" else text
+
+
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` as a :class:`~pathlib.Path` if it is a file that holds anything.
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from xml.etree.ElementTree import Element
 
-from imdy_plugin.adapters.safe_xml import parse_xml
+from imdy_plugin.adapters.safe_xml import child_text, parse_xml
 from imdy_plugin.errors import FileFormatError, InputError
 
-_NOTHING = ("", "unassigned")
 _DEFAULT_OUTPUT = "inverse_dynamics.sto"
 
 
@@ -59,17 +58,17 @@ def read_id_setup(path: str | os.PathLike[str]) -> IdSetup:
     """
     file = Path(path)
     tool = _tool(file, parse_xml(file))
-    folder = file.parent / (_text(tool, "input_directory") or ".")
+    folder = file.parent / (child_text(tool, "input_directory") or ".")
     return IdSetup(
         path=file,
-        model_file=_path(file.parent, folder, _text(tool, "model_file")),
-        coordinates_file=_path(file.parent, folder, _text(tool, "coordinates_file")),
-        external_loads_file=_path(file.parent, folder, _text(tool, "external_loads_file")),
-        time_range=_time_range(file, _text(tool, "time_range")),
-        lowpass_cutoff=_cutoff(file, _text(tool, "lowpass_cutoff_frequency_for_coordinates")),
-        results_directory=_path(file.parent, file.parent, _text(tool, "results_directory")) or file.parent,
-        output_gen_force_file=_text(tool, "output_gen_force_file") or _DEFAULT_OUTPUT,
-        forces_to_exclude=tuple(_text(tool, "forces_to_exclude").split()),
+        model_file=_path(file.parent, folder, child_text(tool, "model_file")),
+        coordinates_file=_path(file.parent, folder, child_text(tool, "coordinates_file")),
+        external_loads_file=_path(file.parent, folder, child_text(tool, "external_loads_file")),
+        time_range=_time_range(file, child_text(tool, "time_range")),
+        lowpass_cutoff=_cutoff(file, child_text(tool, "lowpass_cutoff_frequency_for_coordinates")),
+        results_directory=_path(file.parent, file.parent, child_text(tool, "results_directory")) or file.parent,
+        output_gen_force_file=child_text(tool, "output_gen_force_file") or _DEFAULT_OUTPUT,
+        forces_to_exclude=tuple(child_text(tool, "forces_to_exclude").split()),
     )
 
 
@@ -108,11 +107,6 @@ def _tool(file: Path, root: Element) -> Element:
         held = next((child.tag for child in root), root.tag) if root.tag == "OpenSimDocument" else root.tag
         raise FileFormatError(file, f"holds a {held}, not an InverseDynamicsTool", "give the setup file of inverse dynamics")
     return tool
-
-
-def _text(tool: Element, tag: str) -> str:
-    text = " ".join((tool.findtext(tag) or "").split())
-    return "" if text.lower() in _NOTHING else text
 
 
 def _path(base: Path, folder: Path, text: str) -> Path | None:
