@@ -247,7 +247,7 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
         name, sign, value = pair.partition("=")
         if not sign:
             raise InputError(f"option '{pair}' has no value; write NAME=VALUE")
-        options[name.strip()] = None if value.strip().lower() == "none" else value.strip()
+        options[name.strip()] = None if value.strip().lower() in ("none", "null") else value.strip()
     return options
 
 

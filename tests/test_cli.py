@@ -57,6 +57,12 @@ def test_solve_writes_everything_it_says(walk: dict[str, Path], tmp_path: Path) 
     assert json.loads(result.attrs["options"])["cutoff_hz"] == 6.0
 
 
+@pytest.mark.parametrize("nothing", ["null", "None"])
+def test_an_option_can_be_nothing(walk: dict[str, Path], tmp_path: Path, nothing: str) -> None:
+    run("solve", "-m", walk["model"], "-q", walk["coordinates"], "-s", "physics", "-o", f"cutoff_hz={nothing}", "--out", tmp_path)
+    assert json.loads(read_netcdf(tmp_path / f"{walk['coordinates'].stem}.nc").attrs["options"])["cutoff_hz"] is None
+
+
 def test_compare_writes_a_comparison(walk: dict[str, Path], tmp_path: Path) -> None:
     run("compare", "-m", walk["model"], "-q", walk["coordinates"], "-g", walk["ground_force"], "-s", "physics,opensim", "--out", tmp_path)
     found = list(tmp_path.glob("*_comparison.nc"))
