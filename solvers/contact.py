@@ -68,8 +68,6 @@ class ContactThresholds:
     speed, relative_speed
         Speed relative to the ground at which the contact score has fallen to one half: the larger of ``speed`` [m/s] and
         ``relative_speed`` times the speed that the heels have in swing, because smoothing smears the jolt of a landing.
-    on, off
-        Score at which contact begins and below which it ends.
     shortest
         Shortest contact and shortest gap [s] that are believed.
     """
@@ -77,8 +75,6 @@ class ContactThresholds:
     height: float = 0.045
     speed: float = 0.6
     relative_speed: float = 0.15
-    on: float = 0.5
-    off: float = 0.5
     shortest: float = 0.06
 
 
@@ -248,7 +244,7 @@ def detect_contact(time: Array, position: Array, velocity: Array, thresholds: Co
     swing = float(np.nanquantile(np.linalg.norm(velocity[:, :, 0] - ground, axis=-1), 0.95))
     limits = replace(limits, speed=max(limits.speed, limits.relative_speed * swing))
     score = contact_score(above, velocity, ground, limits)
-    touching = np.stack([hysteresis(score[:, foot].max(axis=1), time, limits) for foot in range(score.shape[1])], axis=1)
+    touching = np.stack([believed_contact(score[:, foot].max(axis=1), time, limits.shortest) for foot in range(score.shape[1])], axis=1)
     return Contact(touching, np.where(touching[..., None], np.maximum(score, _LEAST_SCORE), 0.0), height, ground)
 
 
@@ -276,21 +272,10 @@ def _fall(ratio: Array) -> Array:
     return 1.0 / (1.0 + np.maximum(ratio, 0.0) ** 4)
 
 
-def hysteresis(score: Array, time: Array, thresholds: ContactThresholds | None = None) -> Mask:
-    """Turn a score ``(time,)`` into contact: two thresholds, then gaps and touches shorter than the shortest believed are removed."""
-    limits = thresholds or ContactThresholds()
-    touching = _between_thresholds(score, limits.on, limits.off)
-    touching = ~_without_short_runs(~touching, time, limits.shortest)
-    return _without_short_runs(touching, time, limits.shortest)
-
-
-def _between_thresholds(score: Array, on: float, off: float) -> Mask:
-    """Keep every run above ``off`` that reaches ``on`` somewhere."""
-    above = score > off
-    touching = np.zeros(len(score), bool)
-    for start, stop in runs(above):
-        touching[start:stop] = bool((score[start:stop] > on).any())
-    return touching
+def believed_contact(score: Array, time: Array, shortest: float) -> Mask:
+    """Contact ``(time,)`` where a score ``(time,)`` is above one half, without gaps and then without touches shorter than ``shortest`` [s]."""
+    touching = ~_without_short_runs(~(score > 0.5), time, shortest)
+    return _without_short_runs(touching, time, shortest)
 
 
 def _without_short_runs(mask: Mask, time: Array, shortest: float) -> Mask:

@@ -8,12 +8,11 @@ import pytest
 from imdy_plugin.errors import InputError
 from imdy_plugin.runs import runs
 from imdy_plugin.solvers.contact import (
-    ContactThresholds,
     Sole,
+    believed_contact,
     detect_contact,
     floor_height,
     ground_velocity,
-    hysteresis,
     inside_hull,
     keep_in_sole,
     loading,
@@ -123,16 +122,8 @@ def test_short_touches_and_gaps_are_not_believed() -> None:
     score[5:8] = 1.0
     score[15:30] = 1.0
     score[20:23] = 0.0
-    assert runs(hysteresis(score, time, ContactThresholds(shortest=0.05))) == [(15, 30)]
-    assert runs(hysteresis(score, time, ContactThresholds(shortest=0.0))) == [(5, 8), (15, 20), (23, 30)]
-
-
-def test_contact_ends_later_than_it_begins() -> None:
-    score = np.concatenate([np.linspace(0, 1, 21), np.linspace(1, 0, 21)[1:]])
-    touching = hysteresis(score, np.arange(41) / RATE, ContactThresholds(on=0.72, off=0.33, shortest=0.0))
-    assert runs(touching) == [(7, 34)]
-    never = hysteresis(0.7 * score, np.arange(41) / RATE, ContactThresholds(on=0.72, off=0.33))
-    assert not never.any()
+    assert runs(believed_contact(score, time, 0.05)) == [(15, 30)]
+    assert runs(believed_contact(score, time, 0.0)) == [(5, 8), (15, 20), (23, 30)]
 
 
 def test_loading_rises_after_landing_and_not_at_the_ends_of_the_trial() -> None:
