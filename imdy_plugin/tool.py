@@ -31,7 +31,8 @@ def run_tool(setup: str | os.PathLike[str], solver: str | None = None, *, degree
         The setup ``.xml``; its relative paths count from its own folder.
     solver
         By default classic inverse dynamics with the loads that the file names, as ``opensim-cmd run-tool`` does. A solver
-        that reads markers gets those of the model's marker set, moved by the coordinates.
+        that reads markers gets those of the model's marker set, moved by the coordinates. Whatever ``forces_to_exclude`` says,
+        all of the model's own forces are left out; the option ``exclude_forces="muscles"`` keeps the others.
     degrees
         Unit of the rotational coordinates where their file does not say.
     **options
