@@ -31,7 +31,7 @@ BUILT_IN = "imdy-plugin"
 class Registered:
     """A class that a plugin registered, and the distribution that it came from."""
 
-    cls: type
+    cls: type[Any]
     distribution: str
 
 
@@ -88,13 +88,13 @@ def register_plugin(registry: Registry, plugin: object, distribution: str) -> No
 
 
 def _registrar(registry: Registry, kind: str, distribution: str) -> Callable[[type], None]:
-    def register(cls: type) -> None:
+    def register(cls: type[Any]) -> None:
         table: dict[str, Registered] = getattr(registry, kind)
         fault = find_fault(kind, cls)
         if fault:
             registry.problems.append(f"{distribution}: {fault}")
             return
-        name: str = cls.name  # type: ignore[attr-defined]
+        name: str = cls.name
         if name in table:
             registry.problems.append(f"{distribution} registers '{name}' again; the one of {table[name].distribution} is used")
             return
@@ -211,7 +211,8 @@ def get_solver(name: str) -> Solver:
     missing = missing_requirements(found.cls)
     if missing:
         raise MissingDependencyError(f"solver '{name}' of {found.distribution} requires {', '.join(missing)}, not installed: pip install {' '.join(missing)}")
-    return found.cls()  # type: ignore[no-any-return]
+    solver: Solver = found.cls()
+    return solver
 
 
 def make_options(solver: Solver, given: dict[str, Any]) -> SolverOptions:
@@ -275,4 +276,4 @@ def _describe(source: Any) -> str:
 
 
 def _listing(table: dict[str, Registered]) -> str:
-    return "; ".join(f"{name} ({entry.cls.summary})" for name, entry in table.items())  # type: ignore[attr-defined]
+    return "; ".join(f"{name} ({entry.cls.summary})" for name, entry in table.items())

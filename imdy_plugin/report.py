@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -350,9 +351,9 @@ def _moments(view: View) -> Iterable[str]:
         if legs or trunk:
             yield f"<h3>Over {'the gait cycle' if over == 'cycle' else 'time'}</h3>"
         if legs:
-            yield _figure_html(lambda over=over: grid_figure(view, legs, over), f"legs-{over}", caption)  # type: ignore[misc]
+            yield _figure_html(partial(grid_figure, view, legs, over), f"legs-{over}", caption)
         if trunk:
-            yield _figure_html(lambda over=over: grid_figure(view, trunk, over), f"trunk-{over}", "")  # type: ignore[misc]
+            yield _figure_html(partial(grid_figure, view, trunk, over), f"trunk-{over}", "")
     if others:
         drawn = _figure_html(lambda: grid_figure(view, others, "time", 1.5), "others", "")
         known = "Other coordinates" if legs or trunk else "All coordinates"

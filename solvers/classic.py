@@ -78,21 +78,23 @@ class OpenSimSolver(Solver):
         from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
         self.check(trial)
+        ground = trial.ground_force
+        assert ground is not None
         mechanics = OpenSimMechanics(trial.native_model, only_muscles=options.exclude_forces == "muscles")
-        _check_bodies(trial, mechanics)
+        _check_bodies(ground, mechanics)
         motion = coordinates_of(trial)
         cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
         time = motion["time"].values
         q, qd, qdd = smooth(time, motion["coordinate_value"].values, cutoff)
-        loads = _loads_at(time, trial, options.force_cutoff_hz)
-        force = mechanics.inverse_dynamics(q, qd, qdd, _body_loads(trial, loads))
+        loads = _loads_at(time, ground, options.force_cutoff_hz)
+        force = mechanics.inverse_dynamics(q, qd, qdd, _body_loads(ground, loads))
         residual = mechanics.root_wrench(q, force) if mechanics.root_coordinates else np.full((len(time), 6), np.nan)
         result = new_result(
             time,
             coordinates=mechanics.coordinates,
             generalized_force=force,
             units=mechanics.units,
-            bodies=[str(b) for b in trial.ground_force["body"].values],  # type: ignore[index]
+            bodies=[str(b) for b in ground["body"].values],
             **loads,
             root_residual=residual,
             solver=self.name,
@@ -112,17 +114,16 @@ class OpenSimSolver(Solver):
         return _logged(result, mechanics, reason, options)
 
 
-def _check_bodies(trial: Trial, mechanics: OpenSimMechanics) -> None:
-    for body in trial.ground_force["body"].values:  # type: ignore[index]
+def _check_bodies(ground: xr.Dataset, mechanics: OpenSimMechanics) -> None:
+    for body in ground["body"].values:
         if str(body) not in mechanics.bodies:
             raise UnknownNameError("body", str(body), mechanics.bodies, "A ground force acts on it; name a body of the model.")
 
 
-def _loads_at(time: FloatArray, trial: Trial, cutoff_hz: float | None) -> dict[str, FloatArray]:
+def _loads_at(time: FloatArray, ground: xr.Dataset, cutoff_hz: float | None) -> dict[str, FloatArray]:
     """Ground forces at the motion's time stamps, zero where nothing touches, NaN where unknown."""
     from imdy_plugin.solvers.kinematics import resample_stretches
 
-    ground: xr.Dataset = trial.ground_force  # type: ignore[assignment]
     own_time = ground["time"].values
     force, center, moment = (ground[name].values for name in GROUND_FORCE_VARIABLES)
     if cutoff_hz is not None:
@@ -193,11 +194,10 @@ def _filtered(time: FloatArray, force: FloatArray, center: FloatArray, moment: F
     return force, point, about_origin - np.cross(point, force)
 
 
-def _body_loads(trial: Trial, loads: dict[str, FloatArray]) -> list[Any]:
+def _body_loads(ground: xr.Dataset, loads: dict[str, FloatArray]) -> list[Any]:
     from imdy_plugin.solvers.opensim_mechanics import BodyLoad
 
-    bodies = [str(b) for b in trial.ground_force["body"].values]  # type: ignore[index]
-    return [BodyLoad(body, *(loads[name][:, i] for name in GROUND_FORCE_VARIABLES)) for i, body in enumerate(bodies)]
+    return [BodyLoad(str(body), *(loads[name][:, i] for name in GROUND_FORCE_VARIABLES)) for i, body in enumerate(ground["body"].values)]
 
 
 def _attributes(motion: xr.Dataset, mechanics: OpenSimMechanics) -> dict[str, Any]:
