@@ -28,7 +28,7 @@ SWING_FORCE, SWING_SHARE = 50.0, 0.05
 SHORTEST_SWING = 0.1
 """Time [s]: frames without numbers between two loaded frames are a gap, not a swing, when they last less than this."""
 
-_ARRAY = NDArray[np.float64]
+Array = NDArray[np.float64]
 _FORCE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_force(?:_?(?P<after>.+?))??_?(?P<kind>[vpm])(?P<axis>[xyz])", re.IGNORECASE)
 _TORQUE_COLUMN = re.compile(r"(?:(?P<before>.+)_)?ground_(?:torque|moment)(?:_?(?P<after>.+?))??(?:_m|_)?(?P<axis>[xyz])", re.IGNORECASE)
 _SIDES = {"r": "calcn_r", "right": "calcn_r", "l": "calcn_l", "left": "calcn_l"}
@@ -295,7 +295,7 @@ def _check_bodies(forces: list[ExternalForce], model: xr.Dataset) -> None:
 
 
 def _to_motion(table: Table, forces: list[ExternalForce]) -> xr.Dataset:
-    by_body: dict[str, list[tuple[_ARRAY, _ARRAY, _ARRAY]]] = {}
+    by_body: dict[str, list[tuple[Array, Array, Array]]] = {}
     swing: dict[str, int] = {}
     for force in forces:
         arrays = tuple(_vector(table, force, identifier) for identifier in (force.force, force.point, force.torque))
@@ -318,7 +318,7 @@ def _to_motion(table: Table, forces: list[ExternalForce]) -> xr.Dataset:
     return add_log(motion, text)
 
 
-def _vector(table: Table, force: ExternalForce, identifier: str) -> _ARRAY:
+def _vector(table: Table, force: ExternalForce, identifier: str) -> Array:
     """Three columns that begin with ``identifier``, ``(T, 3)``; zeros where the force has no such part."""
     if not identifier:
         return np.zeros((table.time.size, 3))
@@ -334,7 +334,7 @@ def _vector(table: Table, force: ExternalForce, identifier: str) -> _ARRAY:
     )
 
 
-def _swing_to_zero(table: Table, which: ExternalForce, force: _ARRAY, point: _ARRAY, moment: _ARRAY) -> tuple[tuple[_ARRAY, _ARRAY, _ARRAY], int]:
+def _swing_to_zero(table: Table, which: ExternalForce, force: Array, point: Array, moment: Array) -> tuple[tuple[Array, Array, Array], int]:
     """Zero where numbers are missing and nothing touches, NaN in all three where a gap hides a contact; and how many became zero."""
     missing = np.asarray(np.isnan(np.hstack([force, point, moment])).any(axis=1))
     size = np.linalg.norm(np.nan_to_num(force), axis=1)
@@ -351,7 +351,7 @@ def _swing_to_zero(table: Table, which: ExternalForce, force: _ARRAY, point: _AR
     return (parts[0], parts[1], parts[2]), int((missing & ~gap).sum())
 
 
-def _refuse_half_known(table: Table, which: ExternalForce, half: NDArray[np.bool_], size: _ARRAY) -> None:
+def _refuse_half_known(table: Table, which: ExternalForce, half: NDArray[np.bool_], size: Array) -> None:
     if not half.any():
         return
     frame = int(np.argmax(half))
@@ -360,7 +360,7 @@ def _refuse_half_known(table: Table, which: ExternalForce, half: NDArray[np.bool
     raise FileFormatError(table.path, found, "a loaded foot needs its centre of pressure; fill it, or set the force to zero where nothing touches")
 
 
-def _gaps(time: _ARRAY, missing: NDArray[np.bool_], loaded: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _gaps(time: Array, missing: NDArray[np.bool_], loaded: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Frames of short runs of ``missing`` that have a loaded frame on both sides."""
     gap = np.zeros(missing.size, bool)
     for start, end in runs(missing):
@@ -370,7 +370,7 @@ def _gaps(time: _ARRAY, missing: NDArray[np.bool_], loaded: NDArray[np.bool_]) -
     return gap
 
 
-def _add_up(parts: list[tuple[_ARRAY, _ARRAY, _ARRAY]]) -> tuple[_ARRAY, _ARRAY, _ARRAY]:
+def _add_up(parts: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
     """One force, point and moment equal to several: the point is their mean, weighted by vertical force."""
     if len(parts) == 1:
         return parts[0]
@@ -382,7 +382,7 @@ def _add_up(parts: list[tuple[_ARRAY, _ARRAY, _ARRAY]]) -> tuple[_ARRAY, _ARRAY,
     return total, center, (moment + np.cross(point - center, force)).sum(axis=0)
 
 
-def _hold_point(force: _ARRAY, point: _ARRAY) -> _ARRAY:
+def _hold_point(force: Array, point: Array) -> Array:
     """Point of application, ``(T, 3)``, that of the nearest frame in contact where nothing touches."""
     touching = np.flatnonzero((force != 0).any(axis=1) & np.isfinite(point).all(axis=1))
     unknown = np.asarray(~np.isfinite(force).all(axis=1))
