@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,20 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("walk")
     return write_trial(build_walk(write_person(folder / "model.osim")), folder)
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The ``opensim.Model`` of a generated person; a test clones it before changing anything."""
+    from imdy_plugin._opensim import import_opensim
+    from imdy_plugin.sim.person import write_person
+
+    return import_opensim().Model(str(write_person(tmp_path_factory.mktemp("model") / "person.osim")))
+
+
+@pytest.fixture(scope="session")
+def mechanics(native: Any) -> Any:
+    """The :class:`~imdy_plugin.solvers.opensim_mechanics.OpenSimMechanics` of ``native``."""
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+
+    return OpenSimMechanics(native)

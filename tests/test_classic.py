@@ -13,24 +13,12 @@ from imdy_plugin._opensim import import_opensim
 from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.schema import new_motion, validate_result
-from imdy_plugin.sim.person import write_person
 from imdy_plugin.solvers.classic import OpenSimOptions, OpenSimSolver
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
-from imdy_plugin.testing import SolverContract
 
 TIME = np.arange(40) / 100
 FORCE_TIME = np.arange(-50, 450) / 1000
 FEET = ("calcn_r", "calcn_l")
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return import_opensim().Model(str(write_person(tmp_path_factory.mktemp("model") / "person.osim")))
-
-
-@pytest.fixture(scope="module")
-def mechanics(native: Any) -> OpenSimMechanics:
-    return OpenSimMechanics(native)
 
 
 def swaying(mechanics: OpenSimMechanics, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,10 +155,6 @@ def test_only_muscles_are_left_out_on_request(trial: Trial, native: Any) -> None
     np.testing.assert_allclose(carried, -200.0 * without["coordinate_value"].sel(coordinate="knee_angle_r"), atol=1e-6)
     np.testing.assert_allclose(without["generalized_force"], solve(trial)["generalized_force"])
     assert "and 35 more" in without.attrs["log"] and "excluded: none" in kept.attrs["log"]
-
-
-class TestContract(SolverContract):
-    solver = OpenSimSolver
 
 
 def test_a_model_without_a_root_still_has_joint_moments() -> None:
