@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.errors import DataWarning
-from imdy_plugin.schema import AXES
+from imdy_plugin.schema import AXES, GRAVITY
 
 LOADED_FORCE = 50.0
 """Force [N] above which a foot counts as loaded, where a check asks."""
@@ -19,6 +19,19 @@ FELT_FORCE = 10.0
 
 FARTHEST_PRESSURE = 0.5
 """Horizontal distance [m] between a centre of pressure and the origin of its foot that no foot reaches."""
+
+
+LEAST_PEAK, LARGEST_PEAK = 0.25, 12.0
+"""Body weights between which the largest force on a person lies who touches a plate."""
+
+
+def check_size(forces: xr.Dataset, mass: float) -> None:
+    """Warn when the largest total force is none that a person of this mass [kg] gives, as in kilonewtons or body weights; zero is no force."""
+    total = np.linalg.norm(np.nansum(forces["ground_force"].values, axis=1), axis=1)
+    peak, weight = float(total.max(initial=0.0)), mass * GRAVITY
+    if peak > 0 and not LEAST_PEAK <= peak / weight <= LARGEST_PEAK:
+        text = f"the ground force is at most {peak:.3g} N, {peak / weight:.2g} of the body weight of {mass:g} kg"
+        warnings.warn(f"{text}; check the units of the forces (N) and the mass (kg)", DataWarning, stacklevel=3)
 
 
 def check_foot_assignment(forces: xr.Dataset, foot_position: xr.DataArray) -> None:

@@ -28,6 +28,12 @@ DEFAULT_WITH_PLATES = "opensim"
 _MARGIN = 0.5
 """Seconds kept on both sides of a requested range, so that filters and windows settle outside it."""
 
+_PLAUSIBLE_MASS = (5.0, 350.0)
+"""Body masses [kg] of people."""
+
+_LARGEST_MASS_RATIO = 1.5
+"""How much heavier or lighter than their model a person may be without a warning."""
+
 
 def load_trial(
     model: Any = None,
@@ -72,6 +78,7 @@ def load_trial(
     if mass is not None and loaded is not None:
         from imdy_plugin.adapters.opensim_model import scale_mass
 
+        _check_mass_of_model(mass, float(loaded.dataset.attrs["mass"]))
         loaded = scale_mass(loaded, mass)
     dataset = loaded.dataset if loaded is not None else None
     provenance = {"model": _name(model), "markers": _name(markers), "coordinates": _name(coordinates), "ground_force": _name(ground_force)}
@@ -247,7 +254,7 @@ def _run(solver: Solver, trial: Trial, options: Any, time_range: tuple[float, fl
     if time_range is not None:
         result = _select(result, time_range)
     if trial.ground_force is not None and "ground_force" in solver.needs:
-        _check_feet(trial, result)
+        _check_forces(trial, result)
     if trial.model is not None and "knee_sign" in trial.model.attrs:
         result = result.assign_attrs(knee_sign=trial.model.attrs["knee_sign"])
     return _with_log_of(trial, result).assign_attrs(
@@ -270,6 +277,15 @@ def _check_mass(mass: float | None) -> None:
         return
     if not (np.isfinite(mass) and mass > 0):
         raise InputError(f"mass is {mass} kg; give the body mass in kilograms, a positive number")
+    if not _PLAUSIBLE_MASS[0] <= mass <= _PLAUSIBLE_MASS[1]:
+        warnings.warn(f"mass is {mass:g} kg, which no person has; give the body mass in kilograms", DataWarning, stacklevel=3)
+
+
+def _check_mass_of_model(mass: float, model_mass: float) -> None:
+    ratio = mass / model_mass
+    if not 1 / _LARGEST_MASS_RATIO <= ratio <= _LARGEST_MASS_RATIO:
+        text = f"the mass given is {mass:g} kg, that of the model {model_mass:.3g} kg; the model's masses and inertias are multiplied by {ratio:.2g}"
+        warnings.warn(f"{text}; check that it is the model of this person, and the mass in kilograms", DataWarning, stacklevel=3)
 
 
 def _read_motion(model: xr.Dataset | None, markers: Any, coordinates: Any, height: float | None, degrees: bool | None, use_defaults: bool) -> xr.Dataset:
@@ -364,8 +380,15 @@ def _select(result: xr.Dataset, time_range: tuple[float, float]) -> xr.Dataset:
     return result.sel(time=slice(time_range[0] - half, time_range[1] + half))
 
 
+def _check_forces(trial: Trial, result: xr.Dataset) -> None:
+    """Warn where measured forces are not of this person's size, or seem to act on the wrong foot, or far from it."""
+    from imdy_plugin.adapters.force_checks import check_size
+
+    check_size(result, float(result.attrs["mass"]))
+    _check_feet(trial, result)
+
+
 def _check_feet(trial: Trial, result: xr.Dataset) -> None:
-    """Warn where measured forces seem to act on the wrong foot, or far from it."""
     if trial.native_model is None or "coordinate_value" not in result or trial.model is None or not trial.model.attrs.get("foot_bodies"):
         return
     from imdy_plugin.adapters.force_checks import check_foot_assignment, check_pressure_near_foot

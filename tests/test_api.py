@@ -70,6 +70,26 @@ def test_mass_must_be_positive(mass: float) -> None:
         imdy_plugin.solve(None, standing(), mass=mass)
 
 
+@pytest.mark.parametrize("mass", [0.07, 70000.0])
+def test_a_mass_in_another_unit_is_warned_of(mass: float) -> None:
+    with pytest.warns(DataWarning, match="which no person has"):
+        api.load_trial(None, standing(), mass=mass)
+
+
+def test_a_mass_far_from_the_models_is_warned_of(walk: dict[str, Path]) -> None:
+    api.load_trial(walk["model"], walk["markers"], mass=80.0)
+    with pytest.warns(DataWarning, match=r"154 kg, that of the model 70 kg.* multiplied by 2\.2"):
+        api.load_trial(walk["model"], walk["markers"], mass=154.0)
+
+
+def test_forces_that_are_none_of_this_person_are_warned_of(walk: dict[str, Path]) -> None:
+    forces = api.load_trial(walk["model"], walk["markers"], ground_force=walk["ground_force"]).ground_force
+    assert forces is not None
+    small = forces.assign(ground_force=(forces["ground_force"] / 1000).assign_attrs(units="N"))
+    with pytest.warns(DataWarning, match="of the body weight of 70 kg"):
+        imdy_plugin.solve(walk["model"], coordinates=walk["coordinates"], ground_force=small)
+
+
 def test_a_file_that_no_reader_reads_lists_the_readers() -> None:
     with pytest.raises(InputError, match=r"no marker reader reads 'walk\.xyz'.*trc.*c3d"):
         imdy_plugin.solve(None, "walk.xyz")

@@ -16,7 +16,7 @@ from imdy_plugin.adapters.external_loads import (
     read_ground_force,
     write_ground_force,
 )
-from imdy_plugin.adapters.force_checks import check_foot_assignment, check_pressure_near_foot, check_zero_load
+from imdy_plugin.adapters.force_checks import check_foot_assignment, check_pressure_near_foot, check_size, check_zero_load
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
 from imdy_plugin.schema import new_motion
 
@@ -294,6 +294,16 @@ def test_a_force_far_from_its_foot_is_a_warning_with_place_and_size() -> None:
     far["center_of_pressure"].values[frame, 0, 0] += 20.0
     with pytest.warns(DataWarning, match=r"'calcn_r' acts more than 0\.5 m from it in 1 frame\(s\), (19|20)\.\d+ m at"):
         check_pressure_near_foot(far, feet(swapped=False))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1 / 700, 50.0])
+def test_forces_in_another_unit_are_warned_of(factor: float) -> None:
+    forces = motion()
+    mass = float(np.linalg.norm(forces["ground_force"].values.sum(axis=1), axis=1).max()) / 9.81
+    check_size(forces, mass)
+    check_size(forces.assign(ground_force=0 * forces["ground_force"]), mass)
+    with pytest.warns(DataWarning, match="of the body weight"):
+        check_size(forces.assign(ground_force=factor * forces["ground_force"]), mass)
 
 
 def test_a_body_that_is_no_foot_is_not_checked() -> None:
