@@ -202,6 +202,7 @@ def _median_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64] | Non
 _SMALLEST, _LARGEST = 0.1, 5.0
 _PLAUSIBLE = (0.3, 3.0)
 _LEG_SHARE = (0.3, 0.8)
+_SPIKE_DISTANCE, _SPIKE_SPEED = 0.2, 25.0
 _CROSSED = 0.03
 """How far to the wrong side [m] is beyond doubt. Feet are judged only while both are level: a runner's swinging foot crosses the midline."""
 
@@ -225,8 +226,8 @@ def check_markers(motion: xr.Dataset, height: float | None = None) -> None:
     Warns
     -----
     DataWarning
-        Markers of left and right are swapped, the legs do not fit ``height``, or the markers, none of which has a known
-        name, spread little along y.
+        Markers of left and right are swapped, the legs do not fit ``height``, a marker is in a single frame where nothing could have
+        brought it, or the markers, none of which has a known name, spread little along y.
     """
     if "marker_position" not in motion:
         return
@@ -242,6 +243,7 @@ def check_markers(motion: xr.Dataset, height: float | None = None) -> None:
         warnings.warn(text, DataWarning, stacklevel=2)
     if height is not None:
         _check_height(names, position, height)
+    _check_spikes(names, motion["time"].values, position)
     swapped = swapped_sides(names, position)
     if swapped:
         text = f"right and left are swapped (or heels and toes) by the markers of {', '.join(swapped)}; not mended, check their names"
@@ -285,6 +287,19 @@ def _check_height(names: Sequence[str], position: NDArray[np.float64], height: f
     if leg.size and not _LEG_SHARE[0] <= np.percentile(leg, 95) / height <= _LEG_SHARE[1]:
         text = f"the pelvis is {np.percentile(leg, 95):.2f} m above the feet, which does not fit a body height of {height:g} m; is the height in metres?"
         warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def _check_spikes(names: Sequence[str], time: NDArray[np.float64], position: NDArray[np.float64]) -> None:
+    """Warn of markers that leap away and back from one frame to the next, faster and farther than a sprinter's foot moves."""
+    step = np.diff(position, axis=0)
+    distance = np.linalg.norm(step, axis=-1)
+    leap = (distance > _SPIKE_DISTANCE) & (distance > _SPIKE_SPEED * np.diff(time)[:, None])
+    spike = leap[:-1] & leap[1:] & ((step[:-1] * step[1:]).sum(axis=-1) < 0)
+    if spike.any():
+        frame, marker = (int(i) + j for i, j in zip(np.argwhere(spike)[0], (1, 0), strict=True))
+        text = f"marker '{names[marker]}' is {distance[frame - 1, marker]:.2g} m away in the single frame {frame} (t = {time[frame]:g} s)"
+        more = f", and {int(spike.sum()) - 1} more such" if spike.sum() > 1 else ""
+        warnings.warn(f"{text}{more}; joint moments are wrong there, remove the marker from these frames", DataWarning, stacklevel=3)
 
 
 def swapped_sides(names: Sequence[str], position: NDArray[np.float64]) -> list[str]:

@@ -100,6 +100,17 @@ def test_a_height_that_does_not_fit_is_warned_of() -> None:
         check_markers(person(), height=180)
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_marker_away_in_a_single_frame_is_warned_of_and_one_that_moved_is_not(frames: int) -> None:
+    motion = person()
+    motion["marker_position"].values[12 : 12 + frames, 3, 0] += 0.4
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_markers(motion)
+    said = [str(w.message) for w in caught]
+    assert [f"marker '{list(BODY)[3]}' is 0." in text and "single frame 12 (t = 0.12 s)" in text for text in said] == [True] * (frames == 1)
+
+
 def test_no_marker_in_any_frame_is_an_error() -> None:
     motion = person()
     with pytest.raises(InputError, match="no marker is seen"):
