@@ -255,6 +255,7 @@ def validate_motion(ds: xr.Dataset) -> None:
     if not any(v in ds for v in ("marker_position", "coordinate_value", "ground_force")):
         problems.append("holds none of marker_position, coordinate_value, ground_force")
     problems += _check_ground(ds)
+    problems += [f"{name} holds infinite values" for name in _MOTION if name in ds and ds[name].dtype.kind == "f" and np.isinf(ds[name].values).any()]
     for name in ("coordinate_velocity", "coordinate_acceleration"):
         if name in ds and "coordinate_value" not in ds:
             problems.append(f"{name} without coordinate_value")

@@ -85,6 +85,15 @@ def test_motion_time_must_be_increasing_seconds(time: list[float], problem: str)
         schema.validate_motion(a_motion().assign_coords(time=time))
 
 
+def test_infinite_positions_are_refused_and_missing_ones_are_not() -> None:
+    motion = a_motion()
+    motion["marker_position"].values[0, 0, 0] = np.nan
+    schema.validate_motion(motion)
+    motion["marker_position"].values[0, 0, 0] = np.inf
+    with pytest.raises(InvalidDatasetError, match="marker_position holds infinite values"):
+        schema.validate_motion(motion)
+
+
 def test_a_motion_must_hold_something() -> None:
     with pytest.raises(InvalidDatasetError, match="holds none of"):
         schema.new_motion([0.0, 1.0])
