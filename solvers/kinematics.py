@@ -36,6 +36,9 @@ LARGE_MARKER_ERROR = 0.05
 LARGEST_COUPLING_ERROR = 0.1
 """Mean distance [rad or m] of a coupled coordinate from what it is coupled to, above which it is called suspicious."""
 
+UNSEEN_TURN, UNSEEN_SHIFT = 0.2, 0.01
+"""A turn [rad] by which a coordinate that no marker tells, and the shift of the centre of mass [m] that makes it worth a warning."""
+
 _CACHE_SIZE = 8
 _cache: OrderedDict[str, xr.Dataset] = OrderedDict()
 
@@ -289,6 +292,7 @@ def _as_motion(motion: xr.Dataset, mechanics: OpenSimMechanics, shared: list[str
             DataWarning,
             stacklevel=4,
         )
+    _warn_of_unseen(mechanics, fit)
     line = f"inverse kinematics of {len(shared)} markers: rms {1e3 * mean:.1f} mm, at worst {1e3 * worst:.1f} mm"
     line += f"; {fit.bridged} frame(s) bridged, {fit.masked} masked"
     if fit.never_seen:
@@ -297,6 +301,24 @@ def _as_motion(motion: xr.Dataset, mechanics: OpenSimMechanics, shared: list[str
         line += f"; constraints not heeded: {', '.join(mechanics.other_constraints)}"
     attrs = {"kinematics": "fitted", "marker_rms_mean": mean, "marker_rms_max": worst, "log": motion.attrs.get("log", "")}
     return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), attrs=attrs), line)
+
+
+def _warn_of_unseen(mechanics: OpenSimMechanics, fit: MarkerFit) -> None:
+    """Warn of coordinates that no marker tells and that move much of the body, as the trunk's do when only legs are marked."""
+    pose = mechanics.couple(mechanics.default_values)
+    columns = [mechanics.coordinates.index(name) for name in fit.never_seen]
+    poses = np.tile(pose, (len(columns) + 1, 1))
+    poses[np.arange(len(columns)), columns] += UNSEEN_TURN
+    center = mechanics.center_of_mass(poses, 0 * poses, 0 * poses)[0]
+    moved = np.linalg.norm(center[:-1] - center[-1], axis=1)
+    named = [name for name, distance in zip(fit.never_seen, moved, strict=True) if distance > UNSEEN_SHIFT]
+    if named:
+        warnings.warn(
+            f"no marker tells {', '.join(named)}, which move much of the body; they are held at the model's default, so forces and moments "
+            "are as if that part were stiff: mark the trunk, or give coordinates",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _too_few(names: list[str], shared: list[str], known: tuple[str, ...]) -> str:

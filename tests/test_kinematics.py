@@ -13,22 +13,11 @@ from imdy_plugin.errors import DataWarning, InputError, UnknownNameError
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.progress import progress_to
 from imdy_plugin.schema import new_motion
-from imdy_plugin.sim.person import write_person
 from imdy_plugin.solvers import kinematics
 from imdy_plugin.solvers.kinematics import auto_cutoff, coordinates_of, resample, resample_stretches, smooth
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 RATE = 50.0
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return import_opensim().Model(str(write_person(tmp_path_factory.mktemp("model") / "person.osim")))
-
-
-@pytest.fixture(scope="module")
-def mechanics(native: Any) -> OpenSimMechanics:
-    return OpenSimMechanics(native)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +161,16 @@ def test_a_coordinate_that_no_marker_tells_stays_at_its_default_and_is_named(nat
     found = coordinates_of(Trial(motion=motion, native_model=native))
     assert "no marker tells: " in found.attrs["log"] and "wrist_flex_r" in found.attrs["log"]
     np.testing.assert_allclose(found["coordinate_value"].sel(coordinate="wrist_flex_r"), 0.0, atol=1e-9)
+
+
+def test_a_trunk_that_no_marker_tells_is_warned_of(native: Any, truth: xr.Dataset) -> None:
+    markers = native.getMarkerSet()
+    above = ("torso", "humerus", "ulna", "radius", "hand")
+    owner = {markers.get(i).getName(): markers.get(i).getParentFrameName() for i in range(markers.getSize())}
+    kept = [n for n in truth["marker"].values if not any(body in owner[str(n)] for body in above)]
+    motion = new_motion(truth["time"].values[:8], markers=(kept, truth["marker_position"].sel(marker=kept).values[:8]))
+    with pytest.warns(DataWarning, match=r"no marker tells lumbar_extension, .*as if that part were stiff"):
+        coordinates_of(Trial(motion=motion, native_model=native))
 
 
 def test_a_frame_without_markers_is_not_held_at_the_last_value(native: Any, truth: xr.Dataset) -> None:
