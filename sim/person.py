@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imdy_plugin.atomic import replacing
+from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim import anthropometry as table
 from imdy_plugin.sim.anthropometry import LENGTHS, Segment, Sex, check_person, segment_table
 
@@ -167,7 +168,7 @@ def build_person(height: float = 1.75, mass: float = 70.0, sex: Sex | None = Non
             f"<Model name={quoteattr(name)}>",
             "<credits>Generated from published body proportions: Drillis and Contini 1966, de Leva 1996.</credits>",
             "<length_units>meters</length_units><force_units>N</force_units>",
-            "<gravity>0 -9.80665 0</gravity>",
+            f"<gravity>0 {-GRAVITY} 0</gravity>",
             _object_set("BodySet", "bodyset", (_body_xml(b) for b in person.bodies)),
             _object_set("JointSet", "jointset", (_joint_xml(b) for b in person.bodies)),
             _object_set("ForceSet", "forceset", (_actuator_xml(a, b, mass) for b in person.bodies for a in b.axes)),
