@@ -28,6 +28,9 @@ DEFAULT_WITH_PLATES = "opensim"
 _MARGIN = 0.5
 """Seconds kept on both sides of a requested range, so that filters and windows settle outside it."""
 
+_LONGEST_STEP = 0.1
+"""Time between frames [s] from which some may have been left out."""
+
 _PLAUSIBLE_MASS = (5.0, 350.0)
 """Body masses [kg] of people."""
 
@@ -300,7 +303,21 @@ def _read_motion(model: xr.Dataset | None, markers: Any, coordinates: Any, heigh
         motions.append(motion)
     if coordinates is not None:
         motions.append(_read_coordinates(coordinates, model, degrees, use_defaults))
+    for motion in motions:
+        _check_steps(motion)
     return motions[0] if len(motions) == 1 else _merge(*motions)
+
+
+def _check_steps(motion: xr.Dataset) -> None:
+    """Warn where frames were left out of a recording: nothing marks them as missing, so everything is interpolated across."""
+    time = motion["time"].values
+    steps = np.diff(time)
+    holes = np.flatnonzero((steps > _LONGEST_STEP) & (steps > 5 * np.median(steps))) if steps.size else steps
+    if holes.size:
+        frame, what = int(holes[0]), "markers" if "marker_position" in motion else "coordinates"
+        text = f"the time stamps of the {what} jump from {time[frame]:g} to {time[frame + 1]:g} s (frame {frame} to {frame + 1})"
+        more = f", and at {holes.size - 1} more places" if holes.size > 1 else ""
+        warnings.warn(f"{text}{more}; results beside such a hole are wrong: give the stretches one by one", DataWarning, stacklevel=4)
 
 
 def _read_coordinates(source: Any, model: xr.Dataset | None, degrees: bool | None, use_defaults: bool) -> xr.Dataset:

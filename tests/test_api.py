@@ -90,6 +90,13 @@ def test_forces_that_are_none_of_this_person_are_warned_of(walk: dict[str, Path]
         imdy_plugin.solve(walk["model"], coordinates=walk["coordinates"], ground_force=small)
 
 
+def test_frames_that_were_left_out_are_warned_of() -> None:
+    motion = standing()
+    api.load_trial(None, motion.isel(time=slice(None, None, 3)))
+    with pytest.warns(DataWarning, match=r"time stamps of the markers jump from 0\.3 to 0\.6 s \(frame 30 to 31\); results beside"):
+        api.load_trial(None, motion.isel(time=[*range(31), *range(60, 100)]))
+
+
 def test_a_file_that_no_reader_reads_lists_the_readers() -> None:
     with pytest.raises(InputError, match=r"no marker reader reads 'walk\.xyz'.*trc.*c3d"):
         imdy_plugin.solve(None, "walk.xyz")
