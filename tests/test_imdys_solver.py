@@ -107,6 +107,15 @@ def test_missing_markers_are_answered_with_nan_not_with_the_last_value(trial: Tr
     assert np.isfinite(with_gap["ground_force"].values[: middle - 40]).all()
 
 
+def test_every_frame_of_a_recording_at_another_rate_is_answered(trial: Trial) -> None:
+    time = np.arange(0.1, 1.0, 1 / 150)[:-1]
+    motion = trial.motion[["marker_position"]].interp(time=time).assign_attrs(trial.motion.attrs)
+    motion["marker_position"].attrs["units"] = "m"
+    force = ImdysSolver().solve(Trial(motion=motion, mass=70.0), ImdysOptions())["ground_force"]
+    assert (time[-1] - time[0]) * 100 % 1 > 0.1
+    assert np.isfinite(force.values).all()
+
+
 def test_what_is_lacking_is_said(trial: Trial) -> None:
     with pytest.raises(InputError, match="mass"):
         ImdysSolver().check(Trial(motion=trial.motion))

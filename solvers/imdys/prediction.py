@@ -53,8 +53,13 @@ class GroundLoads:
     torque: Array
 
     def at(self, time: Array) -> GroundLoads:
-        """The loads at other time stamps, linearly between; NaN outside and beside unseen frames."""
-        return GroundLoads(time, *(_sample(self.time, x, time) for x in list(vars(self).values())[1:]))
+        """The loads at other time stamps, linearly between; NaN outside and beside unseen frames.
+
+        A stamp less than one frame outside, as the last of a recording at another rate is, counts as the nearest frame.
+        """
+        inside = np.clip(time, self.time[0], self.time[-1])
+        stamps = np.where(np.abs(time - inside) < 1 / RATE_HZ, inside, time)
+        return GroundLoads(time, *(_sample(self.time, x, stamps) for x in list(vars(self).values())[1:]))
 
 
 def predict(network: ImdysNetwork, features: Features, *, mirror_average: bool = True, contact_threshold: float = 0.5) -> GroundLoads:
