@@ -120,6 +120,14 @@ def strip_forces(model: Any, *, only_muscles: bool = False) -> tuple[str, ...]:
     return tuple(reversed(removed))
 
 
+def passive_forces(model: Any) -> tuple[str, ...]:
+    """Names of an ``opensim.Model``'s forces that act without being driven: springs, bushings, limits, contact."""
+    actuator = import_opensim().Actuator
+    forces = model.getForceSet()
+    found = [forces.get(index) for index in range(forces.getSize())]
+    return tuple(str(force.getName()) for force in found if actuator.safeDownCast(force) is None and force.get_appliesForce())
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
     """Within this context OpenSim writes nothing to the console; what matters comes as an exception."""

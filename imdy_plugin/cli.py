@@ -45,6 +45,7 @@ HeightOption = Annotated[float | None, typer.Option("--height", help="Body heigh
 FromOption = Annotated[float | None, typer.Option("--from", help="First time wanted [s].")]
 ToOption = Annotated[float | None, typer.Option("--to", help="Last time wanted [s].")]
 DegreesOption = Annotated[bool | None, typer.Option("--degrees/--radians", help="Unit of the coordinates where the file does not say.")]
+DefaultsOption = Annotated[bool, typer.Option("--use-defaults", help="Fill coordinates that the file lacks with the model's defaults.")]
 OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
@@ -61,6 +62,7 @@ def solve(
     start: FromOption = None,
     stop: ToOption = None,
     degrees: DegreesOption = None,
+    use_defaults: DefaultsOption = False,
     option: OptionOption = None,
     folder: OutOption = Path("imdy_results"),
 ) -> None:
@@ -68,7 +70,9 @@ def solve(
     from imdy_plugin import api
 
     with _friendly(), _progress():
-        trial = api.load_trial(model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees)
+        trial = api.load_trial(
+            model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees, use_defaults=use_defaults
+        )
         name = solver or api.default_solver(trial)
         result = api.run_solver(name, trial, _options(option), time_range=_range(trial, start, stop))
         _finish(result, folder, (markers or coordinates or Path("motion")).stem, trial)
@@ -87,6 +91,7 @@ def compare(
     start: FromOption = None,
     stop: ToOption = None,
     degrees: DegreesOption = None,
+    use_defaults: DefaultsOption = False,
     option: Annotated[list[str] | None, typer.Option("--option", "-o", help="SOLVER.NAME=VALUE; repeat for more.")] = None,
     folder: OutOption = Path("imdy_results"),
 ) -> None:
@@ -94,7 +99,9 @@ def compare(
     from imdy_plugin import api
 
     with _friendly(), _progress():
-        trial = api.load_trial(model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees)
+        trial = api.load_trial(
+            model, markers, coordinates=coordinates, ground_force=ground_force, mass=mass, height=height, degrees=degrees, use_defaults=use_defaults
+        )
         both = api.compare_trial(
             trial,
             solvers=[name.strip() for name in solvers.split(",")] if solvers else None,
@@ -135,13 +142,14 @@ def run_tool(
     setup: Annotated[Path, typer.Argument(help="InverseDynamicsTool setup file (.xml).")],
     solver: Annotated[str | None, typer.Option("--solver", "-s", help="Solver; classic inverse dynamics if not given.")] = None,
     degrees: DegreesOption = None,
+    use_defaults: DefaultsOption = False,
     option: OptionOption = None,
 ) -> None:
     """Run an OpenSim InverseDynamicsTool setup file, as 'opensim-cmd run-tool' does."""
     from imdy_plugin import tool
 
     with _friendly(), _progress():
-        done = tool.run_tool(setup, solver, degrees=degrees, **_options(option))
+        done = tool.run_tool(setup, solver, degrees=degrees, use_defaults=use_defaults, **_options(option))
         out.print(f"{done.result.sizes['time']} frames by solver '{done.result.attrs['solver']}' written to {done.path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, sugges
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.runs import runs
 from imdy_plugin.schema import add_log, new_motion
-from imdy_plugin.solvers.inverse_kinematics import MIN_MARKERS, MarkerFit, fit_markers
+from imdy_plugin.solvers.inverse_kinematics import LONGEST_BRIDGE, MIN_MARKERS, MarkerFit, fit_markers
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
@@ -114,7 +115,7 @@ def smooth(time: ArrayLike, values: ArrayLike, cutoff_hz: float | None) -> tuple
     The values are padded by half their length at both ends with their point reflection, resampled to the shortest time step
     where steps differ, run forwards and backwards through a third-order Butterworth filter, and differentiated as natural
     quintic splines. What is returned is evaluated at ``time``: the padding does not leak. Stretches between frames that hold
-    NaN are treated one by one; a stretch that is too short stays NaN.
+    NaN, or on both sides of a hole in the time stamps, are treated one by one; a stretch that is too short stays NaN.
 
     Parameters
     ----------
@@ -140,9 +141,10 @@ def smooth(time: ArrayLike, values: ArrayLike, cutoff_hz: float | None) -> tuple
     filtered = cutoff_hz is not None and cutoff_hz >= 0
     shortest = MIN_FRAMES_FILTERED if filtered else MIN_FRAMES
     out = np.full((3, *flat.shape), np.nan)
-    stretches = [s for s in finite_stretches(flat) if s.stop - s.start >= shortest]
+    whole = _without_holes(t, finite_stretches(flat))
+    stretches = [s for s in whole if s.stop - s.start >= shortest]
     if not stretches:
-        longest = max((s.stop - s.start for s in finite_stretches(flat)), default=0)
+        longest = max((s.stop - s.start for s in whole), default=0)
         raise InputError(
             f"the longest stretch without gaps has {longest} frame(s) of {len(t)}; "
             f"at least {MIN_FRAMES} are needed without a filter and {MIN_FRAMES_FILTERED} with one"
@@ -158,6 +160,16 @@ def finite_stretches(values: ArrayLike) -> list[slice]:
     array = np.asarray(values, float)
     good = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
     return [slice(*run) for run in runs(good)]
+
+
+def _without_holes(time: FloatArray, stretches: list[slice]) -> list[slice]:
+    """The stretches, cut where time stamps leave out more than :data:`~imdy_plugin.solvers.inverse_kinematics.LONGEST_BRIDGE`."""
+    cut = []
+    for stretch in stretches:
+        holes = stretch.start + 1 + np.flatnonzero(np.diff(time[stretch]) > LONGEST_BRIDGE)
+        edges = [stretch.start, *(int(hole) for hole in holes), stretch.stop]
+        cut += [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+    return cut
 
 
 def resample(time: ArrayLike, values: ArrayLike, new_time: ArrayLike, degree: int = 3) -> FloatArray:

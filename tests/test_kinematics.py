@@ -278,3 +278,15 @@ def test_cutoff_follows_the_vertical_acceleration(mechanics: OpenSimMechanics, a
     q[:, mechanics.coordinates.index("pelvis_ty")] += amplitude * np.sin(2 * np.pi * 2.7 * time)
     hz, reason = auto_cutoff(new_motion(time, coordinates=(mechanics.coordinates, q)), mechanics)
     assert hz == cutoff and reason.startswith(f"{cutoff:g} Hz: ") and "m/s^2" in reason
+
+
+def test_a_hole_in_the_time_stamps_is_not_filtered_across() -> None:
+    time = np.arange(0, 4, 0.01)
+    wave = np.sin(2 * np.pi * time)[:, None]
+    keep = (time < 1.5) | (time > 2.5)
+    first = smooth(time[time < 1.5], wave[time < 1.5], 6.0)
+    both = smooth(time[keep], wave[keep], 6.0)
+    for alone, together in zip(first, both, strict=True):
+        np.testing.assert_allclose(together[: len(alone)], alone, atol=1e-9)
+    bridged = smooth(np.arange(keep.sum()) * 0.01, wave[keep], 6.0)[2]
+    assert np.abs(bridged[:150] - first[2]).max() > 1.0

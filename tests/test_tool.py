@@ -7,7 +7,7 @@ import pytest
 
 from imdy_plugin._opensim import import_opensim
 from imdy_plugin.adapters.storage import read_table
-from imdy_plugin.errors import FileFormatError, ImdyError
+from imdy_plugin.errors import DataWarning, FileFormatError, ImdyError
 from imdy_plugin.tool import run_tool
 
 SETUP = """<?xml version="1.0" encoding="UTF-8" ?>
@@ -63,6 +63,26 @@ def test_another_solver_runs_the_same_setup(walk: dict[str, Path], tmp_path: Pat
     assert done.result.attrs["solver"] == "imdys"
     assert "markers computed from the coordinates" in done.result.attrs["log"]
     assert read_table(done.path).time.size == done.result.sizes["time"]
+
+
+SPRING = """<SpringGeneralizedForce name="knee_spring"><coordinate>knee_angle_r</coordinate><stiffness>50</stiffness></SpringGeneralizedForce>"""
+
+
+def test_a_spring_that_the_setup_does_not_exclude_is_left_out_with_a_warning(walk: dict[str, Path], tmp_path: Path) -> None:
+    model = tmp_path / "sprung.osim"
+    text = walk["model"].read_text()
+    head, tail = text.split("<ForceSet", 1)
+    opening, rest = tail.split("<objects>", 1)
+    model.write_text(f"{head}<ForceSet{opening}<objects>{SPRING}{rest}")
+    without = run_tool(write_setup(tmp_path, walk)).result
+    path = write_setup(tmp_path, walk, model=model)
+    path.write_text(path.read_text().replace("<forces_to_exclude>ALL", "<forces_to_exclude>Muscles"))
+    with pytest.warns(DataWarning, match="excludes Muscles, but the model also has knee_spring, left out here"):
+        left_out = run_tool(path).result
+    kept = run_tool(path, exclude_forces="muscles").result
+    knee = {"coordinate": "knee_angle_r"}
+    np.testing.assert_allclose(left_out["generalized_force"].sel(knee), without["generalized_force"].sel(knee), atol=1e-6)
+    assert float(abs(kept["generalized_force"].sel(knee) - without["generalized_force"].sel(knee)).max()) > 1.0
 
 
 def test_range_outside_the_data_names_both(walk: dict[str, Path], tmp_path: Path) -> None:

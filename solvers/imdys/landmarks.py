@@ -66,7 +66,7 @@ LANDMARKS: tuple[str, ...] = (*_MIDLINE, *(s + n for s in SIDES for n in _SIDED)
 LEFT_RIGHT_PAIRS = ("ASI", "PSI", "ILC", "GTR", "KNE", "SHO")
 """Pairs that tell left from right, best first, without the side."""
 
-MINIMUM_LANDMARKS, MINIMUMPELVIS, MINIMUM_FOOT = 8, 2, 2
+MINIMUM_LANDMARKS, MINIMUM_PELVIS, MINIMUM_FOOT = 8, 2, 2
 """What a motion must hold at least: landmarks in all, on the pelvis, and on each foot."""
 
 
@@ -133,7 +133,7 @@ def match_landmarks(names: Iterable[str]) -> dict[str, str]:
 
 
 def _shortfalls(found: Mapping[str, str]) -> list[str]:
-    counts = [("landmarks in all", LANDMARKS, MINIMUM_LANDMARKS), ("on the pelvis", PELVIS, MINIMUMPELVIS)]
+    counts = [("landmarks in all", LANDMARKS, MINIMUM_LANDMARKS), ("on the pelvis", PELVIS, MINIMUM_PELVIS)]
     counts += [(f"on the {word} foot", tuple(s + n for n in FOOT), MINIMUM_FOOT) for s, word in zip(SIDES, ("right", "left"), strict=True)]
     problems = []
     for place, members, least in counts:

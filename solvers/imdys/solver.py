@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -40,7 +40,7 @@ class ImdysOptions(SolverOptions):
     """Options of :class:`ImdysSolver`."""
 
     weights: str = Field("default", description="weights of the network, a .safetensors file; 'default' ships with the package")
-    cutoff_hz: float | Literal["auto"] | None = Field(
+    cutoff_hz: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null filters nothing"
     )
     mirror_average: bool = Field(True, description="average with the mirrored answer to the mirrored motion")
@@ -124,13 +124,13 @@ def _solve_without_model(trial: Trial, options: ImdysOptions, features: Features
 
 def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, loads: GroundLoads) -> xr.Dataset:
     from imdy_plugin.solvers.imdys.momentum import balance
-    from imdy_plugin.solvers.kinematics import auto_cutoff, coordinates_of, smooth
+    from imdy_plugin.solvers.kinematics import choose_cutoff, coordinates_of, smooth
     from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
 
     mechanics = OpenSimMechanics(trial.native_model)
     motion = coordinates_of(trial)
     time = np.asarray(motion["time"].values, float)
-    cutoff, reason = auto_cutoff(motion, mechanics) if options.cutoff_hz == "auto" else (options.cutoff_hz, f"{options.cutoff_hz} Hz: as asked")
+    cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
     states = smooth(time, motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values, cutoff)
     wrench = mechanics.ground_wrench(*states) / mechanics.mass
     loads = loads.at(time)
