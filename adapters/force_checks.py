@@ -78,7 +78,7 @@ def check_pressure_near_foot(forces: xr.Dataset, foot_position: xr.DataArray) ->
         if far.size:
             worst = int(far[np.argmax((distance * force)[far])])
             text = f"the force on '{body}' acts more than {FARTHEST_PRESSURE:g} m from it in {far.size} frame(s), {distance[worst]:.2f} m"
-            what = f"{text} at {float(forces['time'][worst]):g} s ({force[worst]:.0f} N); joint moments are wrong there"
+            what = f"{text} at {float(forces['time'][worst]):g} s ({force[worst]:.0f} N); joint moments are suspect there"
             warnings.warn(f"{what}: repair the centre of pressure, or zero the force where it is small", DataWarning, stacklevel=2)
 
 
