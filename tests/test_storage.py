@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time as clock
 import warnings
 from pathlib import Path
 
@@ -198,12 +197,11 @@ def test_what_opensim_could_not_read_is_not_written(tmp_path: Path, names: list[
     assert path.read_text() == "before"
 
 
-def test_half_a_minute_at_2000_hz_reads_in_seconds(tmp_path: Path) -> None:
+def test_half_a_minute_at_2000_hz_reads_whole(tmp_path: Path) -> None:
     time = np.arange(60_000) / 2000
-    path = write_table(tmp_path / "a.mot", [f"c{i}" for i in range(18)], time, np.random.default_rng(0).normal(size=(60_000, 18)))
-    start = clock.perf_counter()
-    assert read_table(path).values.shape == (60_000, 18)
-    assert clock.perf_counter() - start < 5.0
+    values = np.random.default_rng(0).normal(size=(60_000, 18))
+    path = write_table(tmp_path / "a.mot", [f"c{i}" for i in range(18)], time, values)
+    np.testing.assert_allclose(read_table(path).values, values, atol=1e-6)
 
 
 def test_every_table_of_the_recordings_reads(data_dir: Path) -> None:
