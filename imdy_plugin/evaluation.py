@@ -31,6 +31,7 @@ from imdy_plugin.errors import FileFormatError, ImdyError, InputError, UnknownNa
 from imdy_plugin.interfaces import LoadedModel, Trial
 from imdy_plugin.progress import report_progress
 from imdy_plugin.references import FEET, Kinematics, MeanAnswer, Reference, feet_array, mean_answers, mean_solution, read_references
+from imdy_plugin.runs import longest_run
 
 Row = dict[str, Any]
 
@@ -99,10 +100,6 @@ class Evaluation:
     def table(self, metrics: Iterable[str] = tuple(METRICS)) -> list[Summary]:
         """Each measure by activity and solver: means over trials of a person, then over people, with an interval over people."""
         return [self._summary(activity, solver, metric) for activity, solver in self._cells() for metric in metrics]
-
-    def per_joint(self) -> list[Summary]:
-        """:meth:`table` of the mean absolute torque error [N m/kg] of each joint."""
-        return self.table([f"torque_{joint}" for joint in scoring.JOINTS])
 
     def to_markdown(self) -> str:
         """The table, by joint, by data set, and what the references leave unexplained: ``mean [low, high]``, ``-`` where there is nothing to say."""
@@ -487,9 +484,8 @@ def build_trial(reference: Reference, data_dir: Path, kinematics: Kinematics = "
 
 def _with_coordinates(motion: xr.Dataset, reference: Reference) -> xr.Dataset:
     ds = reference.dataset
-    known = np.flatnonzero(np.isfinite(ds["coordinate_value"].values).all(axis=1))
-    stretch = _longest_run(known)
-    if stretch.size < 2:
+    stretch = longest_run(np.isfinite(ds["coordinate_value"].values).all(axis=1))
+    if stretch.stop - stretch.start < 2:
         raise InputError(f"{reference.id} holds no stretch of known coordinates; use kinematics='own'")
     stamps = ds["time"].values[stretch]
     names = [str(m) for m in motion["marker"].values]
@@ -498,11 +494,6 @@ def _with_coordinates(motion: xr.Dataset, reference: Reference) -> xr.Dataset:
     values = ds["coordinate_value"].values[stretch].astype(float)
     merged = schema.new_motion(stamps, markers=(names, markers), coordinates=(coordinates, values), attrs=motion.attrs)
     return schema.add_log(merged, "markers sampled linearly at the time stamps of the reference's coordinates")
-
-
-def _longest_run(indices: NDArray[np.intp]) -> NDArray[np.intp]:
-    runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
-    return max(runs, key=len)
 
 
 def _plate_motion(reference: Reference, loaded: LoadedModel) -> xr.Dataset | None:
