@@ -1,9 +1,10 @@
-"""Newton's law where it is certain: the slow part of the total ground force is the slow part of the body's momentum balance.
+"""Newton's law where it is surer than the network: above all in the slow part of the body's momentum balance.
 
 Fast accelerations of a model are noisy, slow ones are not, whereas a learned force is sharp but may be off by a few per cent in
 a laboratory it has not seen. The two are joined as a complementary filter: below the cutoff the total follows
-the equations, above it the network. The correction is shared between the feet in proportion to their vertical force, so that a foot
-in the air stays free.
+the equations, above it the network, unless the two differ by more than the model's own error explains. The correction is
+shared between the feet in proportion to their vertical force, so that a foot in the air stays free. The moment balance shifts the
+centres of pressure, and shares the weight of somebody who stands on both feet.
 """
 
 from __future__ import annotations
