@@ -56,7 +56,7 @@ class OpenSimModelAdapter(ModelAdapter):
         """Read ``source``; the native model is handed on whole, with its muscles.
 
         Beyond the schema's attributes the dataset states ``root_body``, ``source``, ``own_forces`` (names of the model's own
-        forces) and ``knee_sign``: +1 where a positive knee angle is flexion, -1 where a negative one is, 0 without a knee.
+        forces), ``other_constraints`` and ``knee_sign``: +1 where a positive knee angle is flexion, -1 where a negative one is, 0 without a knee.
 
         Raises
         ------
@@ -167,6 +167,7 @@ def _to_dataset(native: Any, origin: str) -> xr.Dataset:
         "foot_bodies": list(feet),
         "knee_sign": _knee_sign(model, state, coords["coordinate"], feet),
         "own_forces": list(own_forces),
+        "other_constraints": _other_constraints(model),
         "source": origin,
     }
     return add_log(new_model(coords=coords, variables=variables, attrs=attrs), f"read from {origin}")
@@ -270,6 +271,8 @@ def _coordinate_variables(model: Any) -> tuple[dict[str, list[str]], dict[str, A
         "coordinate_default": np.array([c.getDefaultValue() for c in coordinates], float),
         "coordinate_range": np.array([[c.getRangeMin(), c.getRangeMax()] for c in coordinates], float).reshape(-1, 2),
         "coordinate_locked": np.array([bool(c.get_locked()) for c in coordinates], bool),
+        "coordinate_clamped": np.array([bool(c.get_clamped()) for c in coordinates], bool),
+        "coordinate_prescribed": np.array([bool(c.get_prescribed()) for c in coordinates], bool),
         "coordinate_coupling": _text(json.dumps(couplings[n]) if n in couplings else "" for n in names),
     }
 
@@ -289,6 +292,12 @@ def _couplings(model: Any) -> dict[str, dict[str, Any]]:
             "scale": float(element.findtext("scale_factor", "1")),
         }
     return found
+
+
+def _other_constraints(model: Any) -> list[str]:
+    """Names of enforced constraints that are no couplings."""
+    found = [c for c in _items(model.getConstraintSet()) if c.getConcreteClassName() != "CoordinateCouplerConstraint" and c.get_isEnforced()]
+    return [str(c.getName()) for c in found]
 
 
 def _marker_variables(model: Any) -> tuple[dict[str, list[str]], dict[str, Any]]:

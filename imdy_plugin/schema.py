@@ -56,6 +56,8 @@ _MODEL = {
     "coordinate_default": (("coordinate",), "rad or m"),
     "coordinate_range": (("coordinate", "bound"), "rad or m"),
     "coordinate_locked": (("coordinate",), ""),
+    "coordinate_clamped": (("coordinate",), ""),
+    "coordinate_prescribed": (("coordinate",), ""),
     "coordinate_coupling": (("coordinate",), ""),
     "marker_body": (("marker",), ""),
     "marker_location": (("marker", "axis"), "m"),
@@ -217,11 +219,12 @@ def new_model(
         ``joint_{parent,child}_{location,orientation} (joint, axis)`` in the parent and child body (orientation as
         body-fixed x-y-z Euler angles), ``joint_transform (joint)`` (JSON: the six axes and functions of a custom joint);
         ``coordinate_joint``, ``coordinate_kind`` (``rotational``, ``translational`` or ``coupled``), ``coordinate_default``,
-        ``coordinate_locked``, ``coordinate_coupling`` (JSON, empty where free) ``(coordinate)``, ``coordinate_range
+        ``coordinate_locked`` (held at its default), ``coordinate_clamped`` (held within its range), ``coordinate_prescribed``
+        (follows a function of time), ``coordinate_coupling`` (JSON, empty where free) ``(coordinate)``, ``coordinate_range
         (coordinate, bound)``; ``marker_body (marker)``, ``marker_location (marker, axis)`` in that body.
     attrs
         At least ``name``, ``mass`` [kg], ``gravity`` (3 numbers, m/s^2); ``height`` [m] where known, ``root_coordinates``
-        and ``foot_bodies`` (right, left) as lists of names.
+        and ``foot_bodies`` (right, left) as lists of names, ``other_constraints`` (enforced ones that are no couplings) likewise.
 
     Raises
     ------

@@ -45,6 +45,8 @@ def build_model(*, coupling: Mapping[str, object] | None = None, locked: Sequenc
             "coordinate_default": np.where(np.array(names) == "toe", 0.1, 0.5),
             "coordinate_range": np.tile([-9.0, 9.0], (count, 1)),
             "coordinate_locked": np.isin(names, list(locked)),
+            "coordinate_clamped": np.zeros(len(names), bool),
+            "coordinate_prescribed": np.zeros(len(names), bool),
             "coordinate_coupling": couplings,
             "marker_body": ["pelvis"],
             "marker_location": zero,

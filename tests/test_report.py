@@ -85,6 +85,8 @@ def trial(result: xr.Dataset) -> Trial:
             "coordinate_default": [0.0],
             "coordinate_range": [[0.0, 1.0]],
             "coordinate_locked": [False],
+            "coordinate_clamped": [False],
+            "coordinate_prescribed": [False],
             "coordinate_coupling": [""],
             "marker_body": bodies,
             "marker_location": np.zeros((7, 3)),

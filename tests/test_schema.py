@@ -50,6 +50,8 @@ def a_model(**variables: object) -> xr.Dataset:
         "coordinate_default": [0.0],
         "coordinate_range": [[-1.0, 1.0]],
         "coordinate_locked": [False],
+        "coordinate_clamped": [False],
+        "coordinate_prescribed": [False],
         "coordinate_coupling": [""],
         "marker_body": ["rod"],
         "marker_location": np.zeros((1, 3)),
