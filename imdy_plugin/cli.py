@@ -169,6 +169,43 @@ def model(
 
 
 @app.command()
+def scale(
+    generic: Annotated[Path | None, typer.Argument(help="Generic model (.osim); the setup's if not given.")] = None,
+    static: Annotated[Path | None, typer.Argument(help="Recording of the person standing (.trc, .c3d); the setup's if not given.")] = None,
+    mass: Annotated[float | None, typer.Option("--mass", help="Body mass [kg]; the setup's if not given.")] = None,
+    height: HeightOption = None,
+    setup: Annotated[Path | None, typer.Option("--setup", help="ScaleTool setup file (.xml).")] = None,
+    markers: Annotated[Path | None, typer.Option("--markers", help="Marker set (.xml) that replaces or joins the model's markers.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="The .osim file to write.")] = Path("scaled.osim"),
+    preserve: Annotated[
+        bool | None,
+        typer.Option(
+            "--preserve-mass-distribution/--mass-by-size", help="Whether bodies keep their share of the mass; by default as the setup says, else yes."
+        ),
+    ] = None,
+    keep_unmeasured: Annotated[bool, typer.Option("--keep-unmeasured", help="Keep markers that the recording lacks.")] = False,
+) -> None:
+    """Scale a generic OpenSim model to a person, from a standing trial and the person's mass."""
+    from imdy_plugin import scaling
+
+    with _friendly(), _progress():
+        person = scaling.scale(
+            generic,
+            static,
+            mass=mass,
+            height=height,
+            setup=setup,
+            markers=markers,
+            output=output,
+            preserve_mass_distribution=preserve,
+            keep_unmeasured=keep_unmeasured,
+        )
+        out.print(scaling.factor_table(person))
+        out.print(scaling.pose_line(person), soft_wrap=True)
+        out.print(f"model of {person.mass:g} kg written to {person.path}", soft_wrap=True)
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("imdy-demo")) -> None:
     """Make a walking trial of a generated person, solve it with and without its plates, and show the result."""
     from imdy_plugin.demo import run_demo

@@ -1,0 +1,426 @@
+"""A generic model made the size of a person, from a standing trial and the person's mass."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from imdy_plugin import registry
+from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, suggest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from imdy_plugin.adapters.scale_setup import Measurement, ScaleSetup
+
+FloatArray = NDArray[np.float64]
+Positions = dict[str, FloatArray]
+
+PLAUSIBLE_FACTORS = (0.5, 2.0)
+"""Scale factors between a generic adult and a person."""
+
+LARGE_SWAY = 0.02
+"""Distance [m] from its mean place beyond which a marker is not that of a person who stands still."""
+
+LARGE_POSE_ERROR = 0.05
+"""Root mean square distance [m] of markers in the static pose beyond which the fit is called suspicious."""
+
+_STAMP = 0.1
+"""Share of a frame's duration by which rounded time stamps may miss."""
+
+
+@dataclass(frozen=True)
+class ScaledModel:
+    """A model of a person's size, and what made it.
+
+    Attributes
+    ----------
+    native
+        The ``opensim.Model``; :func:`imdy_plugin.solve` takes it as it is.
+    factors
+        Scale factors of each body along its own x, y and z.
+    mass
+        Total mass [kg].
+    pose
+        Coordinates [rad or m] in which the person stood; empty where markers were not placed.
+    marker_error
+        Distance [m] of each tracked marker from the scaled model's in that pose, before any was moved.
+    moved
+        How far [m] each marker was moved on its body.
+    removed
+        Markers of the generic model that the recording lacks, and that were therefore left out.
+    path
+        The file that was written, or None.
+    """
+
+    native: Any
+    factors: dict[str, tuple[float, float, float]]
+    mass: float
+    pose: dict[str, float]
+    marker_error: dict[str, float]
+    moved: dict[str, float]
+    removed: tuple[str, ...]
+    path: Path | None
+
+    @property
+    def marker_rms(self) -> float:
+        """Root mean square of :attr:`marker_error` [m]; NaN where markers were not placed."""
+        return float(np.sqrt(np.mean(np.square(list(self.marker_error.values()))))) if self.marker_error else float("nan")
+
+
+def scale(
+    model: Any = None,
+    static: Any = None,
+    *,
+    mass: float | None = None,
+    height: float | None = None,
+    setup: str | os.PathLike[str] | None = None,
+    markers: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    preserve_mass_distribution: bool | None = None,
+    place_markers: Literal["free", "none"] | None = None,
+    keep_unmeasured: bool = False,
+) -> ScaledModel:
+    """Scale a generic model to a person.
+
+    With a ``setup`` this gives what OpenSim's ScaleTool gives from it: factors from distances between markers and from the setup, masses, the
+    static pose by weighted inverse kinematics, and markers moved to where they were measured.
+
+    Parameters
+    ----------
+    model
+        Generic model, an ``.osim`` path or an ``opensim.Model``; that of the setup where None. It is not changed.
+    static
+        Recording of the person standing (``.trc``, ``.c3d`` or a motion); that of the setup where None.
+    mass
+        Body mass [kg]; that of the setup where None.
+    height
+        Body height [m], to check the recording by; that of the setup where None.
+    setup
+        ScaleTool setup (.xml).
+    markers
+        Marker set (.xml) that replaces or joins the model's markers; that of the setup where None.
+    output
+        ``.osim`` file to write, never the generic model; nothing is written where None.
+    preserve_mass_distribution
+        Whether bodies keep their share of the mass; where None as the setup says, and True without one.
+    place_markers
+        ``"free"`` moves markers that the model does not hold fixed to where they were measured, ``"none"`` moves none; where None as the setup
+        says.
+    keep_unmeasured
+        Keep the model's markers that the recording lacks; they stay where scaling puts them.
+
+    Returns
+    -------
+    ScaledModel
+
+    Raises
+    ------
+    ImdyError
+        An input is missing, cannot be read, or would make a wrong model; the message says which and what to do.
+
+    Warns
+    -----
+    DataWarning
+        A factor is outside :data:`PLAUSIBLE_FACTORS`, markers have gaps or move, or the scaled model does not fit the static pose.
+
+    Examples
+    --------
+    >>> person = imdy_plugin.scale("generic.osim", "static.trc", mass=72.6, setup="scale_setup.xml", output="scaled.osim")  # doctest: +SKIP
+    >>> imdy_plugin.solve(person.native, "walk.trc")  # doctest: +SKIP
+    """
+    from imdy_plugin.adapters.scale_setup import read_scale_setup
+
+    if setup is None:
+        raise InputError("no ScaleTool setup is given; give setup=...")
+    job = read_scale_setup(setup)
+    generic_path = model if model is not None else job.model_file
+    if generic_path is None:
+        raise InputError(f"{job.path}: names no generic model; give model=...")
+    _check_output(output, generic_path)
+    native = _with_markers(_native(generic_path), markers if markers is not None else job.marker_set_file)
+    person_mass = _mass(mass, job)
+    factors = _setup_factors(job, native, _recording(static, job.scale_file, job, height)) if job.scales else {}
+    scaled = _scaled(native, factors, person_mass, job.preserve_mass_distribution if preserve_mass_distribution is None else preserve_mass_distribution)
+    places = job.places if place_markers is None else place_markers == "free"
+    placed = _place(scaled, job, _recording(static, job.place_file, job, height), keep_unmeasured) if places else _Placement()
+    return _finish(scaled, factors, placed, output)
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """What placing the markers gave, as in :class:`ScaledModel`."""
+
+    pose: dict[str, float] = field(default_factory=dict)
+    marker_error: dict[str, float] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+
+
+def factor_table(person: ScaledModel) -> Table:
+    """Scale factors of each body along its axes, for a terminal."""
+    from rich.table import Table
+
+    table = Table("body", *(f"{axis} axis" for axis in "xyz"), box=None, padding=(0, 2, 0, 0))
+    for body, factors in person.factors.items():
+        table.add_row(body, *(f"{factor:.3f}" for factor in factors))
+    return table
+
+
+def pose_line(person: ScaledModel) -> str:
+    """How well the scaled model fits the static pose, in a line; empty where markers were not placed."""
+    if not person.marker_error:
+        return ""
+    return f"static pose: {len(person.marker_error)} markers tracked, rms {1e3 * person.marker_rms:.1f} mm; {len(person.moved)} markers moved on their bodies"
+
+
+def _finish(scaled: Any, factors: Mapping[str, FloatArray], placed: _Placement, output: str | os.PathLike[str] | None) -> ScaledModel:
+    from imdy_plugin.adapters.scaled_model import body_names, total_mass, write_model
+
+    every = {body: np.asarray(factors.get(body, np.ones(3)), float) for body in body_names(scaled)}
+    triples = {body: (float(f[0]), float(f[1]), float(f[2])) for body, f in every.items()}
+    path = write_model(scaled, output) if output is not None else None
+    return ScaledModel(scaled, triples, total_mass(scaled), placed.pose, placed.marker_error, placed.moved, placed.removed, path)
+
+
+def _native(source: Any) -> Any:
+    native = registry.load_model(source).native
+    if native is None:
+        raise InputError(f"the generic model {source!r} is not an OpenSim model; give an .osim path or an opensim.Model")
+    return native
+
+
+def _with_markers(native: Any, marker_set: str | os.PathLike[str] | None) -> Any:
+    from imdy_plugin.adapters.scaled_model import with_marker_set
+
+    return native if marker_set is None else with_marker_set(native, marker_set)
+
+
+def _check_output(output: str | os.PathLike[str] | None, generic: Any) -> None:
+    if output is None or not isinstance(generic, (str, os.PathLike)):
+        return
+    if Path(output).resolve() == Path(generic).resolve() or (Path(output).exists() and Path(generic).exists() and Path(output).samefile(generic)):
+        raise InputError(f"the scaled model would overwrite the generic one, '{output}'; give another output")
+
+
+def _mass(mass: float | None, job: ScaleSetup) -> float | None:
+    chosen = mass if mass is not None else job.mass
+    if chosen is None and job.scales:
+        raise InputError(f"{job.path}: states no mass; give mass=... in kilograms")
+    if chosen is not None and not (np.isfinite(chosen) and chosen > 0):
+        raise InputError(f"the mass is {chosen} kg; give a positive number of kilograms")
+    return chosen
+
+
+def _scaled(native: Any, factors: Mapping[str, FloatArray], mass: float | None, preserve: bool) -> Any:
+    from imdy_plugin.adapters.scaled_model import scale_model, total_mass
+
+    _warn_of_factors(factors)
+    return scale_model(native, factors, total_mass(native) if mass is None else mass, preserve_mass_distribution=preserve)
+
+
+def _warn_of_factors(factors: Mapping[str, FloatArray]) -> None:
+    low, high = PLAUSIBLE_FACTORS
+    odd = [f"{body} {axis} by {f:.3g}" for body, fs in factors.items() for axis, f in zip("xyz", fs, strict=True) if not low <= f <= high]
+    if odd:
+        text = f"scaled far from the generic model: {', '.join(odd[:6])}{' and more' if len(odd) > 6 else ''}"
+        warnings.warn(f"{text}; check the markers' names and the unit of the recording", DataWarning, stacklevel=4)
+
+
+def _recording(static: Any, named: Path | None, job: ScaleSetup, height: float | None) -> xr.Dataset:
+    """The static trial, checked as any recording is."""
+    from imdy_plugin.adapters.marker_checks import check_markers
+
+    source = static if static is not None else named
+    if source is None:
+        raise InputError(f"{job.path}: names no recording; give static=...")
+    motion = registry.find_marker_reader(source).read(source)
+    if "marker_position" not in motion:
+        raise InputError(f"the static trial {source!r} holds no markers; give a marker file")
+    check_markers(motion, height if height is not None else job.height)
+    return motion
+
+
+def _frames(motion: xr.Dataset, wanted: tuple[float, float] | None) -> slice:
+    """Frames that OpenSim takes for a time range: from the last one at or before its start to the first at or after its end."""
+    time = motion["time"].values
+    if wanted is None:
+        return slice(0, len(time))
+    start, end = wanted
+    slack = _STAMP * float(np.median(np.diff(time))) if len(time) > 1 else 0.0
+    if start > time[-1] + slack or end < time[0] - slack:
+        raise InputError(f"the time range {start:g} to {end:g} s holds no frame of the static trial, which covers {time[0]:g} to {time[-1]:g} s")
+    first = int(np.searchsorted(time, start + slack, side="right")) - 1
+    last = int(np.searchsorted(time, end - slack, side="left"))
+    return slice(max(first, 0), min(last, len(time) - 1) + 1)
+
+
+def _marker_arrays(motion: xr.Dataset, frames: slice) -> Positions:
+    position = motion["marker_position"].values[frames]
+    return {str(name): position[:, i] for i, name in enumerate(motion["marker"].values)}
+
+
+def _setup_factors(job: ScaleSetup, native: Any, motion: xr.Dataset) -> dict[str, FloatArray]:
+    """Factors of each body, in the order that the setup asks for; what comes later wins."""
+    from imdy_plugin.adapters.scaled_model import body_names
+
+    bodies = body_names(native)
+    factors = {body: np.ones(3) for body in bodies}
+    for step in job.order:
+        if step == "manualScale":
+            for body, values in job.manual:
+                _known_body(body, bodies, "the setup's ScaleSet")
+                factors[body] = np.array(values)
+        else:
+            _measure(job, native, motion, factors)
+    return factors
+
+
+def _measure(job: ScaleSetup, native: Any, motion: xr.Dataset, factors: dict[str, FloatArray]) -> None:
+    from imdy_plugin.adapters.scaled_model import default_marker_positions
+
+    own, measured = default_marker_positions(native), _marker_arrays(motion, _frames(motion, job.scale_range))
+    _check_names(job.measurements, own, measured)
+    for measurement in job.measurements:
+        if not measurement.pairs:
+            warnings.warn(f"{job.path}: measurement '{measurement.name}' has no pair of markers; nothing is scaled by it", DataWarning, stacklevel=5)
+            continue
+        factor = float(np.mean([_ratio(measurement.name, pair, own, measured) for pair in measurement.pairs]))
+        for body, axes in measurement.scales:
+            _known_body(body, tuple(factors), f"measurement '{measurement.name}'")
+            factors[body][list(axes)] = factor
+
+
+def _check_names(measurements: Sequence[Measurement], own: Positions, measured: Positions) -> None:
+    """Raise with every marker that a measurement needs and the model or the recording lacks."""
+    problems = []
+    for where, known in (("the recording", measured), ("the generic model", own)):
+        lacking: dict[str, list[str]] = {}
+        for measurement in measurements:
+            for name in dict.fromkeys(name for pair in measurement.pairs for name in pair if name not in known):
+                lacking.setdefault(name, []).append(measurement.name)
+        problems += [f"{where} lacks '{name}' (measurement {', '.join(users)}); {suggest(name, known)}" for name, users in lacking.items()]
+    if problems:
+        raise InputError(" ".join(problems) + " Correct the names, or set <apply> of these measurements to false")
+
+
+def _ratio(measurement: str, pair: tuple[str, str], own: Positions, measured: Positions) -> float:
+    """Mean distance of two markers in the recording over their distance on the model."""
+    first, second = pair
+    generic = float(np.linalg.norm(own[first] - own[second]))
+    distances = np.linalg.norm(measured[first] - measured[second], axis=1)
+    seen = np.isfinite(distances)
+    if not seen.any():
+        raise InputError(f"measurement '{measurement}': '{first}' and '{second}' are never seen together in the static trial; set its <apply> to false")
+    if not seen.all():
+        text = f"measurement '{measurement}': '{first}' and '{second}' are seen together in {int(seen.sum())} of {len(seen)} frames; the mean is over those"
+        warnings.warn(text, DataWarning, stacklevel=6)
+    person = float(distances[seen].mean())
+    if not (generic > 1e-6 and person > 1e-6):
+        which = "on the generic model" if generic <= 1e-6 else "in the static trial"
+        raise InputError(f"measurement '{measurement}': '{first}' and '{second}' are at the same place {which}; a scale factor needs a distance")
+    return person / generic
+
+
+def _known_body(body: str, bodies: Sequence[str], where: str) -> None:
+    if body not in bodies:
+        raise UnknownNameError("body", body, bodies, f"in the generic model, but {where} scales it")
+
+
+def _mean_place(motion: xr.Dataset, frames: slice) -> Positions:
+    """Mean place of each marker that is seen at all [m], with a warning of those that move or have gaps."""
+    means, moving, gaps = {}, [], []
+    for name, position in _marker_arrays(motion, frames).items():
+        seen = position[np.isfinite(position).all(axis=1)]
+        if not len(seen):
+            continue
+        means[name] = seen.mean(axis=0)
+        if np.linalg.norm(seen - means[name], axis=1).max() > LARGE_SWAY:
+            moving.append(name)
+        if len(seen) < len(position):
+            gaps.append(f"{name} ({len(seen)} of {len(position)} frames)")
+    if moving:
+        text = f"markers move by more than {1e3 * LARGE_SWAY:.0f} mm in the static trial: {_first(moving)}; choose frames in which the person stands still"
+        warnings.warn(text, DataWarning, stacklevel=5)
+    if gaps:
+        warnings.warn(f"markers have gaps in the static trial: {_first(gaps)}; the mean is over the frames that show them", DataWarning, stacklevel=5)
+    return means
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, keep_unmeasured: bool) -> _Placement:
+    """Fit the static pose and move the free markers, in place."""
+    from imdy_plugin.adapters.scaled_model import fixed_markers, keep_markers, move_markers
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.static_pose import fit_pose
+
+    measured = _mean_place(motion, _frames(motion, job.place_range))
+    mechanics = OpenSimMechanics(scaled)
+    names = [name for name in mechanics.markers if name in measured]
+    if not names:
+        some = next(iter(measured), "")
+        raise InputError(f"model and static trial share no marker; '{some}': {suggest(some, mechanics.markers)} Rename them, or give a marker set")
+    given = dict(job.marker_weights)
+    _warn_of_tasks(job, names)
+    weights = np.array([given.get(name, 0.0) for name in names])
+    target = np.array([measured[name] for name in names])
+    found = fit_pose(mechanics, names, target, weights, _targets(job, mechanics, scaled))
+    distance = np.linalg.norm(found.position - target, axis=1)
+    error = {name: float(d) for name, d, w in zip(names, distance, weights, strict=True) if w > 0}
+    _warn_of_pose(error)
+    removed = () if keep_unmeasured else keep_markers(scaled, set(motion["marker"].values.tolist()))
+    fixed = fixed_markers(scaled)
+    moved = move_markers(scaled, {n: measured[n] for n in names if n not in fixed}, found.value)
+    return _Placement(found.value, error, moved, removed)
+
+
+def _warn_of_tasks(job: ScaleSetup, names: Sequence[str]) -> None:
+    lost = [name for name, weight in job.marker_weights if weight > 0 and name not in names]
+    if lost:
+        text = f"{job.path}: markers with a weight that the model or the static trial lacks are left out: {_first(lost)}"
+        warnings.warn(f"{text}; '{lost[0]}': {suggest(lost[0], names)}", DataWarning, stacklevel=5)
+
+
+def _warn_of_pose(error: Mapping[str, float]) -> None:
+    rms = float(np.sqrt(np.mean(np.square(list(error.values())))))
+    if rms > LARGE_POSE_ERROR:
+        worst = sorted(error, key=lambda name: -error[name])[:3]
+        named = ", ".join(f"{name} {1e3 * error[name]:.0f} mm" for name in worst)
+        text = f"the scaled model's markers stay {1e3 * rms:.0f} mm (rms) from the measured ones in the static pose, worst {named}"
+        warnings.warn(f"{text}; check marker names, measurements and the pose", DataWarning, stacklevel=5)
+
+
+def _targets(job: ScaleSetup, mechanics: Any, scaled: Any) -> dict[str, tuple[float, float]]:
+    """What coordinates are drawn to, with which weight."""
+    targets = {}
+    for task in job.coordinate_tasks:
+        if task.coordinate not in mechanics.coordinates:
+            raise UnknownNameError("coordinate", task.coordinate, mechanics.coordinates, f"in the model, but {job.path} draws it to a value")
+        if task.source == "default_value":
+            value = float(mechanics.default_values[mechanics.coordinates.index(task.coordinate)])
+        else:
+            value = task.value if task.source == "manual_value" else _value_in_file(job, task.coordinate, scaled)
+        targets[task.coordinate] = value, task.weight
+    return targets
+
+
+def _value_in_file(job: ScaleSetup, coordinate: str, scaled: Any) -> float:
+    """Value of a coordinate in the setup's file at the time of the static pose."""
+    from imdy_plugin.adapters.coordinates import read_coordinates
+
+    if job.coordinate_file is None:
+        raise InputError(f"{job.path}: takes '{coordinate}' from a file, but names no coordinate_file")
+    motion = read_coordinates(job.coordinate_file, registry.load_model(scaled).dataset, use_defaults=True)
+    values, time = motion["coordinate_value"].sel(coordinate=coordinate).values, motion["time"].values
+    return float(np.interp(job.place_range[0] if job.place_range else time[0], time, values))
