@@ -103,6 +103,10 @@ class Multibody:
         A model (:func:`imdy_plugin.schema.new_model`).
     dtype, device
         Of all tensors.
+    simbody_rates
+        Differentiate the axes of custom joints as OpenSim's engine does, instead of exactly. Where one coordinate drives several
+        rotations (a knee whose abduction follows its flexion), Simbody's ``FunctionBased`` mobilizer turns the second axis with
+        the third as well; its accelerations are then not the derivatives of its velocities. For comparisons only.
 
     Attributes
     ----------
@@ -131,14 +135,14 @@ class Multibody:
     joint_child_location: Tensor
     gravity: Tensor
 
-    def __init__(self, model: xr.Dataset, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu") -> None:
+    def __init__(self, model: xr.Dataset, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu", *, simbody_rates: bool = False) -> None:
         self.dtype, self.device = dtype, torch.device(device)
         self.coordinates = tuple(str(n) for n in model["coordinate"].values)
         self.bodies = tuple(str(n) for n in model["body"].values)
         self.markers = tuple(str(n) for n in model["marker"].values)
         tree = compile_tree(model)
         self._read_parameters(model, tree)
-        self._read_topology(tree)
+        self._read_topology(tree, simbody_rates)
         self._read_movers(tree)
         self._read_couplings(tree)
 
@@ -361,7 +365,7 @@ class Multibody:
         self._marker_body = self.index("body", [self.bodies[0] if owner == "ground" else owner for owner in owners])
         self.joint_parent_location, self.joint_child_location = self.tensor(tree.offset), self.tensor(tree.child_offset)
 
-    def _read_topology(self, tree: Tree) -> None:
+    def _read_topology(self, tree: Tree, simbody_rates: bool) -> None:
         """Constant 0/1 matrices: which mover and which coordinate carries which body."""
         bodies, movers, driven = len(tree.parent), tree.movers, np.asarray(tree.coordinate_body, int)
         self._above = torch.tensor([p if p != -1 else bodies for p in tree.parent], dtype=torch.long, device=self.device)
@@ -374,6 +378,8 @@ class Multibody:
         own = np.array([m.body for m in movers], int)
         carried = hangs[:, own]
         before = np.where(own[:, None] == own[None], np.tri(len(movers), k=-1), carried[own])
+        if simbody_rates:
+            before = _turned_by_simbody(tree, before)
         carries = hangs[:, driven].T
         path = np.where(driven[:, None] == driven[None], np.tri(len(driven)), carries[:, driven].T)
         self._coordinate_body = torch.as_tensor(driven, device=self.device)
@@ -432,7 +438,9 @@ class Multibody:
     def _weighted(self, values: Tensor) -> Tensor:
         """Arguments of the movers' functions ``(..., mover)``."""
         if values.shape[-1] != len(self.coordinates):
-            raise InputError(f"coordinates have shape {tuple(values.shape)}, must be (..., {len(self.coordinates)}): one column for each coordinate of the model")
+            raise InputError(
+                f"coordinates have shape {tuple(values.shape)}, must be (..., {len(self.coordinates)}): one column for each coordinate of the model"
+            )
         return values[..., self._picked] if self._picked is not None else values @ self._weights.mT
 
     def _pose(self, q: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor, Tensor]:
@@ -525,6 +533,18 @@ def _chain_rotations(tree: Tree, turning: Sequence[int]) -> _RotationChains:
         last[body], body_frame[body] = previous, constant @ tree.child_rotation[body]
     levels = [[r for r in range(len(turning)) if level[r] == depth] for depth in range(max(level, default=-1) + 1)]
     return _RotationChains(levels, before, frame, last, body_frame)
+
+
+def _turned_by_simbody(tree: Tree, before: FloatArray) -> FloatArray:
+    """``before``, but the second axis of a custom joint turns with its first coordinate, the third with all but the third coordinate."""
+    out = before.copy()
+    for row, mover in enumerate(tree.movers):
+        coordinates = [c for c, body in enumerate(tree.coordinate_body) if body == mover.body]
+        turning = {0: set[int](), 1: set(coordinates[:1]), 2: set(coordinates) - set(coordinates[2:3])}[mover.number]
+        for column, other in enumerate(tree.movers):
+            if mover.rotates and other.rotates and other.body == mover.body and tree.custom[mover.body]:
+                out[row, column] = float(set(other.weights) <= turning)
+    return out
 
 
 def _from_ground(parent: Sequence[int]) -> list[int]:

@@ -69,7 +69,9 @@ def compile_function(description: Mapping[str, Any], where: str) -> PiecewisePol
     if kind == "MultiplierFunction":
         return compile_function(description["function"], where).scaled(float(description.get("scale", 1.0)))
     if kind not in _COMPILERS:
-        raise InputError(f"{where} follows a {kind or 'missing function'}, which cannot be represented; known: {', '.join((*_COMPILERS, 'MultiplierFunction'))}")
+        raise InputError(
+            f"{where} follows a {kind or 'missing function'}, which cannot be represented; known: {', '.join((*_COMPILERS, 'MultiplierFunction'))}"
+        )
     try:
         return _COMPILERS[kind](description)
     except (KeyError, ValueError, IndexError) as error:

@@ -34,8 +34,10 @@ class Mover:
         Index of the body that the joint carries.
     rotates
         Whether it turns about its axis, or moves along it.
+    number
+        Which of the joint's rotations, or translations, it is: 0, 1 or 2.
     axis
-        Unit axis of a rotation, or direction of a translation, ``(3,)``, in the frame before it.
+        Unit axis ``(3,)`` in the frame before it.
     frame
         Constant rotation from the frame before the axis into the one in which ``axis`` is given ``(3, 3)``.
     function
@@ -46,6 +48,7 @@ class Mover:
 
     body: int
     rotates: bool
+    number: int
     axis: FloatArray
     frame: FloatArray
     function: PiecewisePolynomial
@@ -77,6 +80,8 @@ class Tree:
         From the frame after the last rotation into the body's ``(body, 3, 3)``.
     coordinate_body
         The body whose joint each coordinate moves ``(coordinate,)``.
+    custom
+        Whether each body's joint is OpenSim's ``CustomJoint`` ``(body,)``.
     couplings
         Coordinates that follow others, leaders first.
     """
@@ -87,6 +92,7 @@ class Tree:
     child_offset: FloatArray = field(default_factory=lambda: np.zeros((0, 3)))
     child_rotation: FloatArray = field(default_factory=lambda: np.zeros((0, 3, 3)))
     coordinate_body: list[int] = field(default_factory=list)
+    custom: list[bool] = field(default_factory=list)
     couplings: list[Coupling] = field(default_factory=list)
 
 
@@ -108,7 +114,9 @@ def compile_tree(model: xr.Dataset) -> Tree:
     count = len(bodies)
     by_joint = {str(model["joint"].values[joint]): body for body, joint in joints.items()}
     driven = [by_joint[str(j)] for j in model["coordinate_joint"].values]
-    tree = Tree(parents, [], np.zeros((count, 3)), np.zeros((count, 3)), np.zeros((count, 3, 3)), driven, _compile_couplings(model, coordinates))
+    custom = [str(model["joint_type"].values[joints[body]]) == "CustomJoint" for body in range(count)]
+    frames = np.zeros((count, 3)), np.zeros((count, 3)), np.zeros((count, 3, 3))
+    tree = Tree(parents, [], *frames, driven, custom, _compile_couplings(model, coordinates))
     for body in range(count):
         _compile_joint(tree, body, model.isel(joint=joints[body]), coordinates)
     return tree
@@ -137,7 +145,9 @@ def body_fixed_xyz(angles: FloatArray) -> FloatArray:
 def _refuse_prescribed(model: xr.Dataset, coordinates: list[str]) -> None:
     prescribed = [c for c, fixed in zip(coordinates, model["coordinate_prescribed"].values, strict=True) if fixed]
     if prescribed:
-        raise InputError(f"coordinate(s) {', '.join(prescribed)} follow prescribed functions of time, which cannot be represented; clear 'prescribed' in the model")
+        raise InputError(
+            f"coordinate(s) {', '.join(prescribed)} follow prescribed functions of time, which cannot be represented; clear 'prescribed' in the model"
+        )
 
 
 def _joint_of_each_body(model: xr.Dataset, bodies: list[str]) -> dict[int, int]:
@@ -149,7 +159,9 @@ def _joint_of_each_body(model: xr.Dataset, bodies: list[str]) -> dict[int, int]:
         body = bodies.index(child)
         if body in joints:
             other = str(model["joint"].values[joints[body]])
-            raise InputError(f"body '{child}' is the child of joint '{other}' and of joint '{name}': a closed loop, or a joint against the tree, cannot be represented")
+            raise InputError(
+                f"body '{child}' is the child of joint '{other}' and of joint '{name}': a closed loop, or a joint against the tree, cannot be represented"
+            )
         joints[body] = joint
     lacking = [name for body, name in enumerate(bodies) if body not in joints]
     if lacking:
@@ -175,20 +187,20 @@ def _compile_joint(tree: Tree, body: int, joint: xr.Dataset, coordinates: list[s
     frame = body_fixed_xyz(joint["joint_parent_orientation"].values)
     tree.offset[body] = joint["joint_parent_location"].values
     tree.child_offset[body] = joint["joint_child_location"].values
-    for axis in _TRANSLATIONS:
-        direction = frame @ np.asarray(transform[axis]["axis"], float)
+    for number, axis in enumerate(_TRANSLATIONS):
+        direction = frame @ _unit(transform[axis]["axis"], f"{axis} of joint '{name}'")
         function, weights = _compile_axis(tree, body, transform[axis], coordinates, f"{axis} of joint '{name}'")
         if function.constant is not None:
             tree.offset[body] += direction * function.constant
         else:
-            tree.movers.append(Mover(body, False, direction, np.eye(3), function, weights))
-    for axis in _ROTATIONS:
+            tree.movers.append(Mover(body, False, number, direction, np.eye(3), function, weights))
+    for number, axis in enumerate(_ROTATIONS):
         turning = _unit(transform[axis]["axis"], f"{axis} of joint '{name}'")
         function, weights = _compile_axis(tree, body, transform[axis], coordinates, f"{axis} of joint '{name}'")
         if function.constant is not None:
             frame = frame @ rotation_matrix(turning, function.constant)
         else:
-            tree.movers.append(Mover(body, True, turning, frame, function, weights))
+            tree.movers.append(Mover(body, True, number, turning, frame, function, weights))
             frame = np.eye(3)
     tree.child_rotation[body] = frame @ body_fixed_xyz(joint["joint_child_orientation"].values).T
 
