@@ -112,7 +112,8 @@ def write_trc(motion: xr.Dataset, path: str | os.PathLike[str], *, unit: str = "
     Parameters
     ----------
     motion
-        A motion with ``marker_position`` in metres; NaN is written as a blank.
+        A motion with ``marker_position`` in metres; NaN is written as a blank. Each row ends with a tab, as capture programs write it:
+        without one OpenSim does not count a blank at the end.
     path
         Where to write.
     unit
@@ -130,7 +131,7 @@ def write_trc(motion: xr.Dataset, path: str | os.PathLike[str], *, unit: str = "
     values = motion["marker_position"].values.reshape(len(time), -1) / LENGTH_UNITS[unit]
     rate = (len(time) - 1) / (time[-1] - time[0]) if len(time) > 1 else 1.0
     head = _header_text(Path(path).name, f"{rate:.10g}", len(time), names, unit)
-    rows = (f"{i + 1}\t{t:.9g}\t" + "\t".join("" if np.isnan(v) else f"{v:.6f}" for v in row) for i, (t, row) in enumerate(zip(time, values, strict=True)))
+    rows = (f"{i + 1}\t{t:.9g}\t" + "".join("\t" if np.isnan(v) else f"{v:.6f}\t" for v in row) for i, (t, row) in enumerate(zip(time, values, strict=True)))
     with replacing(path) as temporary:
         temporary.write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
     return Path(path)

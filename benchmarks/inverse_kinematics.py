@@ -110,54 +110,52 @@ def take_away(motion: xr.Dataset, missing: float, gaps: Sequence[float], generat
 
 def answer_of_opensim(case: Case, cache: Path | None, accuracy: float) -> Answer:
     """What OpenSim's tool says, from the cache where the same question has been asked."""
-    from imdy_plugin.adapters.trc import write_trc
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_trc(case.trial.motion, folder / "markers.trc")
-        text = (folder / "markers.trc").read_bytes()
-        kept = cache / f"{case.id}__{question(case, text, accuracy)}.npz" if cache else None
-        if kept is None or not kept.exists():
-            answer = run_tool(case, folder, accuracy)
-            if kept is None:
-                return answer
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, value=answer.value, wall=answer.wall, processor=answer.processor)
-        with np.load(kept) as stored:
-            return Answer(stored["value"], float(stored["wall"]), float(stored["processor"]))
+    kept = cache / f"{case.id}__{question(case, accuracy)}.npz" if cache else None
+    if kept is None or not kept.exists():
+        answer = run_tool(case, accuracy)
+        if kept is None:
+            return answer
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, value=answer.value, wall=answer.wall, processor=answer.processor)
+    with np.load(kept) as stored:
+        return Answer(stored["value"], float(stored["wall"]), float(stored["processor"]))
 
 
-def question(case: Case, markers: bytes, accuracy: float) -> str:
+def question(case: Case, accuracy: float) -> str:
     """A short name for what is asked: model, markers, accuracy and OpenSim's version."""
     from importlib.metadata import version
 
     digest = hashlib.sha256(case.model.read_bytes())
-    digest.update(markers)
-    digest.update(f"{accuracy:g} {version('opensim')}".encode())
+    for part in (case.trial.motion["time"].values, np.round(case.trial.motion["marker_position"].values, 8)):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(f"{case.markers} {accuracy:g} {version('opensim')}".encode())
     return digest.hexdigest()[:12]
 
 
-def run_tool(case: Case, folder: Path, accuracy: float) -> Answer:
-    """Run OpenSim's InverseKinematicsTool on ``folder/markers.trc``; only its run is timed, not the reading of the model."""
+def run_tool(case: Case, accuracy: float) -> Answer:
+    """Run OpenSim's InverseKinematicsTool; only its run is timed, not the reading of the model."""
     from imdy_plugin._opensim import import_opensim
     from imdy_plugin.adapters.coordinates import read_coordinates
+    from imdy_plugin.adapters.trc import write_trc
 
     opensim = import_opensim()
-    tool = opensim.InverseKinematicsTool()
-    model = opensim.Model(str(case.model))
-    tool.setModel(model)
-    tool.setMarkerDataFileName(str(folder / "markers.trc"))
-    tool.setResultsDir(str(folder))
-    tool.setOutputMotionFileName(str(folder / "ik.mot"))
-    tool.setStartTime(-math.inf)
-    tool.setEndTime(math.inf)
-    tool.set_report_errors(False)
-    tool.set_accuracy(accuracy)
-    wall, processor = time.perf_counter(), time.process_time()
-    if not tool.run():
-        raise RuntimeError(f"{case.id}: InverseKinematicsTool failed")
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    motion = read_coordinates(folder / "ik.mot", case.dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        write_trc(case.trial.motion, Path(folder, "markers.trc"))
+        tool = opensim.InverseKinematicsTool()
+        model = opensim.Model(str(case.model))
+        tool.setModel(model)
+        tool.setMarkerDataFileName(str(Path(folder, "markers.trc")))
+        tool.setResultsDir(folder)
+        tool.setOutputMotionFileName(str(Path(folder, "ik.mot")))
+        tool.setStartTime(-math.inf)
+        tool.setEndTime(math.inf)
+        tool.set_report_errors(False)
+        tool.set_accuracy(accuracy)
+        wall, processor = time.perf_counter(), time.process_time()
+        if not tool.run():
+            raise RuntimeError(f"{case.id}: InverseKinematicsTool failed")
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        motion = read_coordinates(Path(folder, "ik.mot"), case.dataset)
     value = motion["coordinate_value"].sel(coordinate=case.dataset["coordinate"].values).values
     return Answer(value, wall, processor)
 

@@ -247,6 +247,18 @@ def test_opensim_reads_what_is_written(tmp_path: Path) -> None:
     np.testing.assert_allclose(flat.getMatrix().to_numpy()[7], position[7].ravel() * 1000, atol=1e-5)
 
 
+@pytest.mark.parametrize("missing", ["A", "F"])
+def test_opensim_reads_a_row_whose_first_or_last_marker_is_missing(tmp_path: Path, missing: str) -> None:
+    from imdy_plugin._opensim import import_opensim
+
+    position = np.random.default_rng(1).normal(size=(20, 6, 3))
+    position[3, "ABCDEF".index(missing)] = np.nan
+    write_trc(new_motion(np.arange(20) / 100, markers=(list("ABCDEF"), position)), tmp_path / "m.trc")
+    table = import_opensim().TimeSeriesTableVec3(str(tmp_path / "m.trc"))
+    assert np.isnan(table.getDependentColumn(missing)[3].to_numpy()).all()
+    np.testing.assert_array_equal(np.isnan(read_trc(tmp_path / "m.trc")["marker_position"].values), np.isnan(position))
+
+
 _FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
