@@ -313,7 +313,8 @@ class Multibody:
         angular, linear = _halves(state.motion[..., columns, :])
         place = (state.position[..., body, :] - state.reference)[..., None, :]
         motion = torch.cat([linear + _cross(angular, place.expand_as(angular)), angular], dim=-1)
-        return (torch.linalg.pinv(motion) @ generalized_force[..., columns, None])[..., 0]
+        wrench: Tensor = (torch.linalg.pinv(motion) @ generalized_force[..., columns, None])[..., 0]
+        return wrench
 
     # Couplings -----------------------------------------------------------------------------------------------------------
 
@@ -347,8 +348,8 @@ class Multibody:
         With spatial inertias ``(..., body, 6, 6)`` this is the mass matrix (composite rigid bodies, Featherstone 2008, chapter 6);
         with the second moments of markers, the normal matrix of a fit.
         """
-        carried = (self._carries_body @ matrix.flatten(-2)).unflatten(-1, (6, 6))
-        lower = ((carried @ motion[..., None])[..., 0] @ motion.mT) * self._on_path
+        carried = (self._carries_body @ matrix.flatten(-2)).reshape(*motion.shape[:-1], 6, 6)
+        lower: Tensor = (_turned(carried, motion) @ motion.mT) * self._on_path
         return lower + (lower * self._strictly_on_path).mT
 
     # Internals -----------------------------------------------------------------------------------------------------------
@@ -560,7 +561,8 @@ def _halves(spatial: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.cross(a, b)
+    product: Tensor = torch.linalg.cross(a, b)
+    return product
 
 
 def _cross_motion(a: Tensor, b: Tensor) -> Tensor:
@@ -581,7 +583,7 @@ def _skew(vector: Tensor) -> Tensor:
     """Matrices ``(..., 3, 3)`` that multiply as the cross product by ``vector`` does."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(*vector.shape[:-1], 3, 3)
 
 
 def _wrench_about(force: Tensor, point: Tensor, moment: Tensor, about: Tensor) -> Tensor:

@@ -203,17 +203,16 @@ class FunctionTable:
         curved = [i for i, f in enumerate(functions) if len(f.breaks) or f.coefficients.shape[1] > 2]
         straight = [i for i in range(len(functions)) if i not in curved]
         order = np.argsort([*straight, *curved], kind="stable") if functions else np.zeros(0, int)
-        tensor = {"dtype": dtype, "device": device}
         lines = [(*functions[i].coefficients[0], 0.0)[:2] for i in straight]
         self._straight, self._curved, self._order = (torch.as_tensor(np.asarray(a, int), device=device) for a in (straight, curved, order))
-        self._constant, self._slope = torch.as_tensor(np.asarray(lines, float).reshape(-1, 2), **tensor).unbind(-1)
+        self._constant, self._slope = torch.as_tensor(np.asarray(lines, float).reshape(-1, 2), dtype=dtype, device=device).unbind(-1)
         pieces = max((len(functions[i].origins) for i in curved), default=1)
         powers = max((functions[i].coefficients.shape[1] for i in curved), default=1)
         breaks, origins, coefficients = np.full((len(curved), pieces - 1), np.inf), np.zeros((len(curved), pieces)), np.zeros((len(curved), pieces, powers))
         for row, f in enumerate(functions[i] for i in curved):
             breaks[row, : len(f.breaks)], origins[row, : len(f.origins)] = f.breaks, f.origins
             coefficients[row, : len(f.origins), : f.coefficients.shape[1]] = f.coefficients
-        self._breaks, self._origins, self._coefficients = (torch.as_tensor(a, **tensor) for a in (breaks, origins, coefficients))
+        self._breaks, self._origins, self._coefficients = (torch.as_tensor(a, dtype=dtype, device=device) for a in (breaks, origins, coefficients))
         self._rows = torch.arange(len(curved), device=device)
 
     def __call__(self, argument: Tensor) -> tuple[Tensor, Tensor, Tensor]:
