@@ -19,11 +19,13 @@ def imdy_register_model_adapters(register: Callable[[type[ModelAdapter]], None])
 @hookimpl
 def imdy_register_marker_readers(register: Callable[[type[MarkerReader]], None]) -> None:
     """Register the marker readers that ship."""
+    from imdy_plugin.adapters.b3d import B3dReader
     from imdy_plugin.adapters.c3d import C3dReader
     from imdy_plugin.adapters.objects import OpenSimTableReader, XarrayReader
     from imdy_plugin.adapters.trc import TrcReader
 
     register(TrcReader)
     register(C3dReader)
+    register(B3dReader)
     register(OpenSimTableReader)
     register(XarrayReader)

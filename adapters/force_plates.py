@@ -51,7 +51,7 @@ class Plate:
     free_moment
         Moment about that point, normal to the surface [N m] (time, 3); zero out of contact.
     corners
-        Corners of the surface [m] (4, 3).
+        Corners of the surface [m] (4, 3), NaN where its place is not known.
     contact
         Whether something stands on it (time).
     note
@@ -232,7 +232,7 @@ def _measure(file: C3dFile, name: str, force: Array, moment: Array, corners: Arr
         warnings.warn(text, DataWarning, stacklevel=5)
     wrench = sign * np.hstack([force, moment]) - offset
     level = max(threshold, 5 * noise)
-    contact = _clean_contact(wrench[:, :3] @ up > level, file.analog_rate)
+    contact = clean_contact(wrench[:, :3] @ up > level, file.analog_rate)
     centre = corners.mean(axis=0)
     cop, twist = on_surface(wrench[:, :3], wrench[:, 3:], axes[:, 2])
     turned = "; signs turned, it was recorded as the action on the plate" if sign < 0 else ""
@@ -267,7 +267,8 @@ def _baseline(vertical: Array, wrench: Array, rate: float) -> tuple[Array, float
     return offset, noise, f"offset of {np.linalg.norm(offset[:3]):.2f} N removed ({near.sum() / rate:.2f} s unloaded)"
 
 
-def _clean_contact(mask: NDArray[np.bool_], rate: float) -> NDArray[np.bool_]:
+def clean_contact(mask: NDArray[np.bool_], rate: float) -> NDArray[np.bool_]:
+    """A mask of loaded samples at ``rate`` [Hz] without spikes, and without losses of load that are noise around the threshold."""
     mask = mask.copy()
     for start, stop in runs(~mask):
         if start > 0 and stop < len(mask) and stop - start <= _LONGEST_DROPOUT * rate:

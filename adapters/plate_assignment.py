@@ -28,6 +28,8 @@ _STANDING = 0.4
 """Feet that both stand move against each other more slowly [m/s]; a belt carries both alike."""
 _EDGE, _WIDEN = 0.04, 0.04
 """A marker may be outside a plate by this much [m]; unknown stretches are widened by this much [s]."""
+_LANDING = 2 * _WIDEN + 0.06
+"""A foot is slow and low, and yet unloaded, for so long [s] when it lands or leaves; the widening is in it."""
 _FARTHEST, _NEAR = 0.25, 0.15
 """Mean and largest distance [m] from the centre of pressure to the foot that bears it."""
 _CLEAR_SHARE, _SHARED_SHARE = 0.9, 0.1
@@ -44,7 +46,8 @@ def assign_plates_to_feet(
 
     Each contact goes to the foot whose markers are nearest to the centre of pressure and low. Where both feet stand on
     one plate at once the shares cannot be told apart: while they do, the force of both is NaN. Where a foot stands beside
-    the plates, wholly or in part, its force is NaN.
+    the plates, wholly or in part, its force is NaN. A plate whose place is not known bears one foot at a time; where there
+    is such a plate, a foot that stands while no plate is given to it has no known force.
 
     Parameters
     ----------
@@ -75,12 +78,13 @@ def assign_plates_to_feet(
     if not plates or len(feet) != 2 or any(len(p.time) != len(plates[0].time) for p in plates):
         raise InputError(f"{source}: plates on one time base and two feet are needed, got {len(plates)} plates and {len(feet)} feet")
     time = plates[0].time
-    floor = max(float(p.corners[:, 1].max()) for p in plates)
+    floor = max(_level(p) for p in plates)
     tracks = [_Foot.of(*feet[body], floor) for body in feet]
     sums = [_Sum.of(len(time)) for _ in feet]
     unknown, notes = _share_out(plates, tracks, sums)
-    partly = [b for i, b in enumerate(feet) if (_beside_plates(tracks[i], plates, time) & (sums[i].force[:, 1] > 0)).any()]
-    notes += [f"{b} stands partly beside the plates; unknown there" for b in partly]
+    if all(map(_has_place, plates)):
+        partly = [b for i, b in enumerate(feet) if (_beside_plates(tracks[i], plates, time) & (sums[i].force[:, 1] > 0)).any()]
+        notes += [f"{b} stands partly beside the plates; unknown there" for b in partly]
     if notes:
         more = f"; and {len(notes) - 6} more" if len(notes) > 6 else ""
         warnings.warn(f"{source}: {'; '.join(notes[:6])}{more}", DataWarning, stacklevel=2)
@@ -94,8 +98,8 @@ def assign_plates_to_feet(
 def _share_out(plates: Sequence[Plate], feet: Sequence[_Foot], sums: Sequence[_Sum]) -> tuple[NDArray[np.bool_], list[str]]:
     """Add each contact to its foot's sum; returns where a foot's force is unknown (time, foot), and what to warn of."""
     time = plates[0].time
-    unknown = np.stack([_beside_plates(foot, plates, time) for foot in feet], axis=1)
     notes = []
+    unknown = np.zeros((len(time), len(feet)), bool)
     for plate in plates:
         for start, stop in runs(plate.contact):
             owners, why = _owners(plate, slice(start, stop), feet)
@@ -104,7 +108,31 @@ def _share_out(plates: Sequence[Plate], feet: Sequence[_Foot], sums: Sequence[_S
             unknown[start:stop] |= (owners == _UNKNOWN)[:, None]
             if why:
                 notes.append(f"{plate.name} {time[start]:.2f}-{time[stop - 1]:.2f} s: {why}")
-    return unknown, notes
+    beside = np.stack([_beside_plates(foot, plates, time) for foot in feet], axis=1)
+    if not all(map(_has_place, plates)):
+        loaded = np.stack([total.force[:, 1] > 0 for total in sums], axis=1)
+        beside = _lasting(beside & ~loaded, time)
+    return unknown | beside, notes
+
+
+def _has_place(plate: Plate) -> bool:
+    return bool(np.isfinite(plate.corners).all())
+
+
+def _level(plate: Plate) -> float:
+    """Height of a plate's surface [m]."""
+    heights = plate.corners[:, 1] if _has_place(plate) else plate.center_of_pressure[plate.contact, 1]
+    return float(heights.max()) if heights.size else 0.0
+
+
+def _lasting(mask: NDArray[np.bool_], time: Array) -> NDArray[np.bool_]:
+    """The mask without stretches that are no more than a foot's landing or leaving; those at the ends of the recording may be longer than seen."""
+    kept = np.zeros_like(mask)
+    for column in range(mask.shape[1]):
+        for start, stop in runs(mask[:, column]):
+            cut = start == 0 or stop == len(time)
+            kept[start:stop, column] = cut or time[stop - 1] - time[start] > _LANDING
+    return kept
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -351,10 +352,10 @@ def _read_ground_force(source: Any, model: xr.Dataset | None) -> xr.Dataset | No
         if "ground_force" not in source:
             raise InputError("the ground_force dataset holds no variable 'ground_force'")
         return source
-    if str(source).lower().endswith(".c3d"):
+    if re.search(r"\.(c3d|b3d(#.*)?)$", str(source), re.IGNORECASE):
         forces = registry.find_marker_reader(source).read_ground_force(source)
         if forces is None:
-            raise InputError(f"{source} holds no force plates")
+            raise InputError(f"{source} holds no ground forces")
         return _on_feet_of(forces, model)
     from imdy_plugin.adapters.external_loads import read_ground_force
 
@@ -362,8 +363,10 @@ def _read_ground_force(source: Any, model: xr.Dataset | None) -> xr.Dataset | No
 
 
 def _on_feet_of(forces: xr.Dataset, model: xr.Dataset | None) -> xr.Dataset:
-    """Name the bodies of plate forces (right, left) as the model's feet."""
-    feet = list(model.attrs.get("foot_bodies", [])) if model is not None else []
+    """Name the bodies of plate forces (right, left) as the model's feet, unless they are bodies of the model already."""
+    if model is None or {str(b) for b in forces["body"].values} <= {str(b) for b in model["body"].values}:
+        return forces
+    feet = list(model.attrs.get("foot_bodies", []))
     return forces.assign_coords(body=feet) if len(feet) == forces.sizes["body"] == 2 else forces
 
 
