@@ -220,7 +220,8 @@ def _transform(joint: Any) -> dict[str, Any]:
     spatial = element.find("SpatialTransform")
     if spatial is None:
         return {"type": kind, "coordinates": coordinates} | {child.tag: _value(child) for child in element if not len(child) and (child.text or "").strip()}
-    return {str(axis.get("name")): _transform_axis(axis) for axis in spatial.findall("TransformAxis")}
+    native = import_opensim().CustomJoint.safeDownCast(joint).getSpatialTransform()
+    return {name: _transform_axis(axis, getattr(native, f"get_{name}")()) for axis in spatial.findall("TransformAxis") for name in [str(axis.get("name"))]}
 
 
 def _unit_axis(axis: str, coordinate: str | None) -> dict[str, Any]:
@@ -228,8 +229,8 @@ def _unit_axis(axis: str, coordinate: str | None) -> dict[str, Any]:
     return {"axis": _UNIT_AXES[axis], "coordinates": [coordinate] if coordinate else [], "function": function}
 
 
-def _transform_axis(element: Element) -> dict[str, Any]:
-    functions = [_function(child) for child in element if child.tag not in ("coordinates", "axis", "components")]
+def _transform_axis(element: Element, native: Any) -> dict[str, Any]:
+    functions = [_exact(_function(child), native.get_function()) for child in element if child.tag not in ("coordinates", "axis", "components")]
     return {
         "axis": _numbers(element.findtext("axis", "")),
         "coordinates": element.findtext("coordinates", "").split(),
@@ -246,6 +247,17 @@ def _function(element: Element) -> dict[str, Any]:
         if child.tag != "components":
             out[child.tag] = _function(child) if len(child) else _value(child)
     return out
+
+
+def _exact(told: dict[str, Any], function: Any) -> dict[str, Any]:
+    """A function as :func:`_function` tells it, its lists of numbers to the last digit: OpenSim writes six of some."""
+    helper = import_opensim().PropertyHelper
+    for entry in (function.getPropertyByIndex(i) for i in range(function.getNumProperties())):
+        if entry.isObjectProperty() and entry.size() == 1 and entry.getName() in told:
+            _exact(told[entry.getName()], entry.getValueAsObject())
+        elif entry.getTypeName() == "double" and entry.isListProperty():
+            told[entry.getName()] = [helper.getValueDouble(entry, k) for k in range(entry.size())]
+    return told
 
 
 def _value(element: Element) -> Any:
@@ -285,7 +297,8 @@ def _couplings(model: Any) -> dict[str, dict[str, Any]]:
             continue
         element = _xml(constraint)
         holder = element.find("coupled_coordinates_function")
-        function = _function(holder[0]) if holder is not None and len(holder) else {}
+        coupler = import_opensim().CoordinateCouplerConstraint.safeDownCast(constraint)
+        function = _exact(_function(holder[0]), coupler.getFunction()) if holder is not None and len(holder) else {}
         found[element.findtext("dependent_coordinate_name", "").strip()] = {
             "coordinates": element.findtext("independent_coordinate_names", "").split(),
             "function": function,
