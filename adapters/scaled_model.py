@@ -35,9 +35,7 @@ def with_marker_set(native: Any, path: str | os.PathLike[str]) -> Any:
     try:
         with silenced():
             model = native.clone()
-            model.finalizeConnections()
-            added = opensim.MarkerSet(model, str(path))
-            model.updateMarkerSet(added)
+            model.updateMarkerSet(opensim.MarkerSet(str(path)))
             model.initSystem()
     except RuntimeError as error:
         raise FileFormatError(path, f"its markers do not fit the model '{native.getName()}': {_brief(error)}", "name bodies that the model has") from error
