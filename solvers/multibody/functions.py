@@ -49,6 +49,14 @@ class PiecewisePolynomial:
         depends = len(self.breaks) > 0 or bool(np.any(self.coefficients[:, 1:]))
         return None if depends else float(self.coefficients[0, 0])
 
+    @property
+    def line(self) -> tuple[float, float] | None:
+        """Its value at zero and its slope where it is a straight line, else None."""
+        if len(self.breaks) or self.coefficients.shape[1] > 2:
+            return None
+        value, slope = (*self.coefficients[0], 0.0)[:2]
+        return float(value - slope * self.origins[0]), float(slope)
+
 
 def compile_function(description: Mapping[str, Any], where: str) -> PiecewisePolynomial:
     """Compile a function of one number from its description in a model's ``joint_transform`` or ``coordinate_coupling``.
@@ -146,7 +154,8 @@ def _compile_natural_spline(description: Mapping[str, Any]) -> PiecewisePolynomi
         raise ValueError(f"error_variance is {variance:g}; only a spline through its points (0) can be represented")
     x, y = _points(description, 2 * half)
     ends = [(order, 0.0) for order in range(half, 2 * half - 1)]
-    return _with_ends(x, _pieces(x, make_interp_spline(x, y, k=2 * half - 1, bc_type=(ends, ends))), half - 1)
+    spline = make_interp_spline(x, y, k=2 * half - 1, bc_type=(ends, ends) if ends else None)
+    return _with_ends(x, _pieces(x, spline), half - 1)
 
 
 def _pieces(x: FloatArray, spline: Any) -> FloatArray:
@@ -162,7 +171,7 @@ def _pieces(x: FloatArray, spline: Any) -> FloatArray:
 
 
 def _with_ends(x: FloatArray, pieces: FloatArray, degree: int) -> PiecewisePolynomial:
-    """Put pieces between the points and, beyond them, the polynomials of ``degree`` that touch at the ends."""
+    """Put pieces between the points, both ends included, and, beyond them, the polynomials of ``degree`` that touch at the ends."""
     powers = pieces.shape[1]
     first = np.where(np.arange(powers) <= degree, pieces[0], 0.0)
     width = x[-1] - x[-2]
@@ -173,7 +182,8 @@ def _with_ends(x: FloatArray, pieces: FloatArray, degree: int) -> PiecewisePolyn
         last[order] = np.polyval(derivative[::-1], width) / factorial
         derivative = derivative[1:] * np.arange(1, len(derivative))
         factorial *= order + 1
-    return PiecewisePolynomial(x, np.concatenate([x[:1], x[:-1], x[-1:]]), np.vstack([first, pieces, last]))
+    breaks = np.append(x[:-1], np.nextafter(x[-1], np.inf))
+    return PiecewisePolynomial(breaks, np.concatenate([x[:1], x[:-1], x[-1:]]), np.vstack([first, pieces, last]))
 
 
 _COMPILERS = {
@@ -200,10 +210,10 @@ class FunctionTable:
     """
 
     def __init__(self, functions: Sequence[PiecewisePolynomial], dtype: torch.dtype, device: torch.device) -> None:
-        curved = [i for i, f in enumerate(functions) if len(f.breaks) or f.coefficients.shape[1] > 2]
+        curved = [i for i, f in enumerate(functions) if f.line is None]
         straight = [i for i in range(len(functions)) if i not in curved]
         order = np.argsort([*straight, *curved], kind="stable") if functions else np.zeros(0, int)
-        lines = [(*functions[i].coefficients[0], 0.0)[:2] for i in straight]
+        lines = [functions[i].line for i in straight]
         self._straight, self._curved, self._order = (torch.as_tensor(np.asarray(a, int), device=device) for a in (straight, curved, order))
         self._constant, self._slope = torch.as_tensor(np.asarray(lines, float).reshape(-1, 2), dtype=dtype, device=device).unbind(-1)
         pieces = max((len(functions[i].origins) for i in curved), default=1)
