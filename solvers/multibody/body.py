@@ -49,45 +49,107 @@ class Load:
     moment: Tensor
 
 
-@dataclass(frozen=True)
 class Kinematics:
-    """Motion of all bodies, ``(..., body, ...)``, in the ground frame.
+    """Motion of all bodies in the ground frame.
 
-    Attributes
-    ----------
-    rotation, position
-        Pose of the body frames, ``(..., body, 3, 3)`` and ``(..., body, 3)`` [m].
-    reference
-        The point about which the spatial vectors are taken ``(..., 3)`` [m].
-    motion
-        Spatial velocity per rate of each coordinate ``(..., coordinate, 6)``; a body moves by the sum over those that carry it.
-    velocity, acceleration
-        Spatial velocity and acceleration of the bodies ``(..., body, 6)``; None where no rates were given.
+    Inside, tensors have their components first and their frames last, ``(3, body, frame)``: every operation then runs over
+    contiguous frames, and every sum over the tree is one matrix product. What is public has the frames' dimensions first.
     """
 
-    rotation: Tensor
-    position: Tensor
-    reference: Tensor
-    motion: Tensor
-    velocity: Tensor | None = None
-    acceleration: Tensor | None = None
+    def __init__(self, shape: torch.Size, rotation: Tensor, position: Tensor, reference: Tensor, motion: Spatial) -> None:
+        self._shape = shape
+        self.inner_rotation, self.inner_position, self.inner_reference, self.inner_motion = rotation, position, reference, motion
+        self.inner_velocity: Spatial | None = None
+        self.inner_acceleration: Spatial | None = None
+
+    @property
+    def rotation(self) -> Tensor:
+        """Rotations of the body frames ``(..., body, 3, 3)``."""
+        return self.outer(self.inner_rotation)
+
+    @property
+    def position(self) -> Tensor:
+        """Origins of the body frames ``(..., body, 3)`` [m]."""
+        return self.outer(self.inner_position)
 
     def points(self, body: Tensor, location: Tensor) -> Tensor:
-        """Positions ``(..., point, 3)`` of points fixed to bodies: indices ``(point,)`` and places ``(point, 3)`` in them."""
-        return _points(self.rotation, self.position, body, location)
+        """Positions ``(..., point, 3)`` [m] of points fixed to bodies: indices ``(point,)`` and places ``(point, 3)`` in them."""
+        return self.outer(self.inner_points(body, location))
 
-    def point_velocities(self, body: Tensor, position: Tensor) -> Tensor:
-        """Velocities ``(..., point, 3)`` of points of bodies that are at ``position (..., point, 3)``."""
-        assert self.velocity is not None
-        angular, linear = _halves(self.velocity[..., body, :])
-        return linear + _cross(angular, position - self.reference[..., None, :])
+    def point_velocities(self, body: Tensor, location: Tensor) -> Tensor:
+        """Velocities ``(..., point, 3)`` [m/s] of such points."""
+        return self.outer(self._point_velocities(body, self._arms(body, location)))
 
-    def point_accelerations(self, body: Tensor, position: Tensor) -> Tensor:
-        """Accelerations ``(..., point, 3)``: ``a = a0 + alpha x r + omega x v``."""
-        assert self.acceleration is not None and self.velocity is not None
-        angular, linear = _halves(self.acceleration[..., body, :])
-        turning = _halves(self.velocity[..., body, :])[0]
-        return linear + _cross(angular, position - self.reference[..., None, :]) + _cross(turning, self.point_velocities(body, position))
+    def point_accelerations(self, body: Tensor, location: Tensor) -> Tensor:
+        """Accelerations ``(..., point, 3)`` [m/s^2] of such points: ``a = a0 + alpha x r + omega x v``."""
+        return self.outer(self.inner_point_accelerations(body, location))
+
+    def outer(self, inner: Tensor) -> Tensor:
+        """A tensor ``(..., item, frame)`` with components first, as ``(frames..., item, components...)``."""
+        components = inner.dim() - 2
+        return inner.permute(-1, -2, *range(components)).reshape(*self._shape, inner.shape[-2], *inner.shape[:-2])
+
+    def inner_points(self, body: Tensor, location: Tensor) -> Tensor:
+        """Positions ``(3, point, frame)``."""
+        return self.inner_position[:, body] + _turn(self.inner_rotation[:, :, body], location.mT[..., None])
+
+    def inner_point_accelerations(self, body: Tensor, location: Tensor) -> Tensor:
+        """Accelerations ``(3, point, frame)``."""
+        assert self.inner_velocity is not None and self.inner_acceleration is not None
+        arm = self._arms(body, location)
+        acceleration = self.inner_acceleration
+        moved = acceleration.linear[:, body] + _cross(acceleration.angular[:, body], arm)
+        return moved + _cross(self.inner_velocity.angular[:, body], self._point_velocities(body, arm))
+
+    def _arms(self, body: Tensor, location: Tensor) -> Tensor:
+        return self.inner_points(body, location) - self.inner_reference[:, None]
+
+    def _point_velocities(self, body: Tensor, arm: Tensor) -> Tensor:
+        assert self.inner_velocity is not None
+        return self.inner_velocity.linear[:, body] + _cross(self.inner_velocity.angular[:, body], arm)
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """Spatial vectors about each frame's reference point: angular and linear part, each ``(3, item, frame)``."""
+
+    angular: Tensor
+    linear: Tensor
+
+    def __add__(self, other: Spatial) -> Spatial:
+        return Spatial(self.angular + other.angular, self.linear + other.linear)
+
+    def __mul__(self, factor: Tensor) -> Spatial:
+        return Spatial(self.angular * factor, self.linear * factor)
+
+    def summed(self, matrix: Tensor) -> Spatial:
+        """Sums over items by a constant matrix ``(sum, item)``."""
+        return Spatial(matrix @ self.angular, matrix @ self.linear)
+
+    def crossed(self, other: Spatial) -> Spatial:
+        """Rate of a motion ``other`` that is fixed in a frame moving by this one."""
+        return Spatial(_cross(self.angular, other.angular), _cross(self.angular, other.linear) + _cross(self.linear, other.angular))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mass, first and second moment of bodies about each frame's reference: ``(item, frame)``, ``(3, item, frame)``, ``(3, 3, item, frame)``.
+
+    The second moment is that of inertia, ``sum m (r.r 1 - r r')``.
+    """
+
+    mass: Tensor
+    first: Tensor
+    second: Tensor
+
+    def momentum(self, motion: Spatial) -> Spatial:
+        """Spatial momentum of bodies with these moments that move so: the angular part about the reference."""
+        angular = _turn(self.second, motion.angular) + _cross(self.first, motion.linear)
+        return Spatial(angular, self.mass * motion.linear - _cross(self.first, motion.angular))
+
+    def summed(self, matrix: Tensor) -> Moments:
+        """Sums over items by a constant matrix ``(sum, item)``."""
+        return Moments(matrix @ self.mass, matrix @ self.first, matrix @ self.second)
 
 
 class Multibody:
@@ -194,50 +256,44 @@ class Multibody:
 
     def kinematics(self, q: Tensor, qd: Tensor | None = None, qdd: Tensor | None = None) -> Kinematics:
         """Poses, and with rates also velocities and accelerations, of all bodies."""
-        (_, slope, curvature), rotation, position, movers = self._pose(q)
-        reference = position[..., 0, :].detach()
-        motion = self._weights.mT @ (movers * slope[..., None])
+        (_, slope, curvature), rotation, position, movers = self._pose(self._inner(q))
+        state = Kinematics(q.shape[:-1], rotation, position, position[:, 0].detach(), (movers * slope).summed(self._weights.mT))
         if qd is None:
-            return Kinematics(rotation, position, reference, motion)
-        rate = self._weighted(qd)
-        moving = movers * (slope * rate)[..., None]
-        velocity = self._carried_by_mover @ moving
-        if qdd is None:
-            return Kinematics(rotation, position, reference, motion, velocity)
-        pushing = movers * (slope * self._weighted(qdd) + curvature * rate**2)[..., None]
-        acceleration = self._carried_by_mover @ (pushing + _cross_motion(self._before_mover @ moving, moving))
-        return Kinematics(rotation, position, reference, motion, velocity, acceleration)
+            return state
+        rate = self._weighted(self._inner(qd))
+        moving = movers * (slope * rate)
+        state.inner_velocity = moving.summed(self._carried_by_mover)
+        if qdd is not None:
+            pushing = movers * (slope * self._weighted(self._inner(qdd)) + curvature * rate**2)
+            turned = moving.summed(self._before_mover).crossed(moving)
+            state.inner_acceleration = (pushing + turned).summed(self._carried_by_mover)
+        return state
 
     def marker_positions(self, q: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Positions of markers in ground ``(..., marker, 3)`` [m]; all by default."""
         chosen = self._chosen_markers(names)
         location = self.marker_location[chosen]
-        _, rotation, position, *_ = self._pose(q)
-        return torch.where(self._is_ground_marker[chosen][:, None], location, _points(rotation, position, self._marker_body[chosen], location))
+        moved = self.kinematics(q).points(self._marker_body[chosen], location)
+        return torch.where(self._is_ground_marker[chosen][:, None], location, moved)
 
     def marker_jacobian(self, q: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Derivatives of the markers' positions by the coordinates ``(..., marker, 3, coordinate)``."""
         chosen = self._chosen_markers(names)
-        state = self.kinematics(q)
-        body = self._marker_body[chosen]
         moving = (~self._is_ground_marker[chosen]).to(self.dtype)
-        return self._point_jacobian(state, body, state.points(body, self.marker_location[chosen])) * moving[:, None, None]
+        return self._point_jacobian(q, self._marker_body[chosen], self.marker_location[chosen]) * moving[:, None, None]
 
     def point_jacobian(self, q: Tensor, body: str, points: Tensor) -> Tensor:
         """Derivatives ``(..., point, 3, coordinate)`` of the positions of ``points (point, 3)`` fixed to a body."""
-        state = self.kinematics(q)
-        bodies = self.index("body", [body]).expand(len(points))
-        return self._point_jacobian(state, bodies, state.points(bodies, points))
+        return self._point_jacobian(q, self.index("body", [body]).expand(len(points)), points)
 
     def center_of_mass(self, q: Tensor, qd: Tensor | None = None, qdd: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Position, velocity and acceleration of the whole body's centre of mass, each ``(..., 3)``; None without rates."""
         state = self.kinematics(q, qd, qdd)
-        every = torch.arange(len(self.bodies), device=self.device)
-        place = state.points(every, self.body_center_of_mass)
+        place = self._every_body, self.body_center_of_mass
         share = (self.body_mass / self.mass)[:, None]
-        velocity = None if qd is None else (share * state.point_velocities(every, place)).sum(dim=-2)
-        acceleration = None if qdd is None else (share * state.point_accelerations(every, place)).sum(dim=-2)
-        return (share * place).sum(dim=-2), velocity, acceleration
+        velocity = None if qd is None else (share * state.point_velocities(*place)).sum(dim=-2)
+        acceleration = None if qdd is None else (share * state.point_accelerations(*place)).sum(dim=-2)
+        return (share * state.points(*place)).sum(dim=-2), velocity, acceleration
 
     # Dynamics ------------------------------------------------------------------------------------------------------------
 
@@ -252,9 +308,13 @@ class Multibody:
         state = self.kinematics(q, qd, qdd)
         wrench = self._body_wrenches(state)
         for load in loads:
-            applied = _wrench_about(load.force, load.point, load.moment, state.reference)
-            wrench = wrench - self._unit_bodies[self.index("body", [load.body])[0]][:, None] * applied[..., None, :]
-        return (state.motion * (self._carries_body @ wrench)).sum(dim=-1)
+            acts = self._unit_bodies[self.index("body", [load.body])[0], :, None]
+            force, point, moment = (self._inner(part) for part in (load.force, load.point, load.moment))
+            applied = Spatial(moment + _cross(point - state.inner_reference, force), force)
+            wrench = wrench + Spatial(applied.angular[:, None], applied.linear[:, None]) * -acts
+        carried = wrench.summed(self._carries_body)
+        power = (state.inner_motion.angular * carried.angular + state.inner_motion.linear * carried.linear).sum(dim=0)
+        return power.mT.reshape(q.shape)
 
     def ground_wrench(self, q: Tensor, qd: Tensor, qdd: Tensor) -> Tensor:
         """Force and moment about the ground's origin ``(..., 6)``, force first, that must act on the model from outside.
@@ -262,28 +322,31 @@ class Multibody:
         Newton's and Euler's equations of all bodies: ``F = sum m (a - g)``, ``M = sum r x m (a - g) + I alpha + omega x I omega``.
         """
         state = self.kinematics(q, qd, qdd)
-        moment, force = _halves(self._body_wrenches(state).sum(dim=-2))
-        return torch.cat([force, moment + _cross(state.reference, force)], dim=-1)
+        wrench = self._body_wrenches(state)
+        force, moment = wrench.linear.sum(dim=1), wrench.angular.sum(dim=1)
+        return torch.cat([force, moment + _cross(state.inner_reference, force)]).mT.reshape(*q.shape[:-1], 6)
 
     def momentum(self, q: Tensor, qd: Tensor, about: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Linear [kg m/s] and angular momentum [kg m^2/s], each ``(..., 3)``; the angular about ``about (..., 3)``, else the centre of mass."""
         state = self.kinematics(q, qd)
-        assert state.velocity is not None
-        angular, linear = _halves((self._spatial_inertia(state) @ state.velocity[..., None])[..., 0].sum(dim=-2))
+        assert state.inner_velocity is not None
+        momentum = self._moments(state).momentum(state.inner_velocity)
+        linear, angular = (part.sum(dim=1).mT.reshape(*q.shape[:-1], 3) for part in (momentum.linear, momentum.angular))
         point = self.center_of_mass(q)[0] if about is None else about
-        return linear, angular - _cross(point - state.reference, linear)
+        return linear, angular - _cross_rows(point - state.inner_reference.mT.reshape(linear.shape), linear)
 
     def momentum_rate(self, q: Tensor, qd: Tensor, qdd: Tensor, about: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Rates of the linear [N] and the angular momentum [N m] about a fixed point, else about the centre of mass."""
-        force, moment = _halves(self.ground_wrench(q, qd, qdd))
+        wrench = self.ground_wrench(q, qd, qdd)
+        force, moment = wrench[..., :3], wrench[..., 3:]
         point, weight = self.center_of_mass(q)[0], self.mass * self.gravity
         at = point if about is None else about
-        return force + weight, moment - _cross(at, force) + _cross(point - at, weight.expand_as(point))
+        return force + weight, moment - _cross_rows(at, force) + _cross_rows(point - at, weight.expand_as(point))
 
     def mass_matrix(self, q: Tensor) -> Tensor:
         """Inertia by coordinates ``(..., coordinate, coordinate)``: kinetic energy is half of ``qd' M qd``."""
         state = self.kinematics(q)
-        return self.composite_products(state.motion, self._spatial_inertia(state))
+        return self.composite_products(state.inner_motion, self._moments(state)).reshape(*q.shape, q.shape[-1])
 
     def bias_force(self, q: Tensor, qd: Tensor) -> Tensor:
         """Generalized forces ``(..., coordinate)`` of motion at constant rates: Coriolis, centrifugal and gravity."""
@@ -292,8 +355,9 @@ class Multibody:
     def kinetic_energy(self, q: Tensor, qd: Tensor) -> Tensor:
         """Kinetic energy ``(...)`` [J]."""
         state = self.kinematics(q, qd)
-        assert state.velocity is not None
-        return 0.5 * torch.einsum("...bi,...bij,...bj->...", state.velocity, self._spatial_inertia(state), state.velocity)
+        assert state.inner_velocity is not None
+        velocity, momentum = state.inner_velocity, self._moments(state).momentum(state.inner_velocity)
+        return 0.5 * (velocity.angular * momentum.angular + velocity.linear * momentum.linear).sum(dim=(0, 1)).reshape(q.shape[:-1])
 
     def potential_energy(self, q: Tensor) -> Tensor:
         """Energy in the field of gravity ``(...)`` [J], zero at the ground's origin."""
@@ -308,12 +372,12 @@ class Multibody:
             Names of the coordinates of the joint to ground.
         """
         columns = self.index("coordinate", root)
-        body = self._coordinate_body[columns[0]]
         state = self.kinematics(q)
-        angular, linear = _halves(state.motion[..., columns, :])
-        place = (state.position[..., body, :] - state.reference)[..., None, :]
-        motion = torch.cat([linear + _cross(angular, place.expand_as(angular)), angular], dim=-1)
-        wrench: Tensor = (torch.linalg.pinv(motion) @ generalized_force[..., columns, None])[..., 0]
+        place = state.inner_position[:, self._coordinate_body[columns]] - state.inner_reference[:, None]
+        angular, linear = state.inner_motion.angular[:, columns], state.inner_motion.linear[:, columns]
+        motion = torch.cat([linear + _cross(angular, place), angular]).permute(2, 1, 0)
+        force = generalized_force[..., columns].reshape(-1, len(columns), 1)
+        wrench: Tensor = (torch.linalg.pinv(motion) @ force).reshape(*q.shape[:-1], 6)
         return wrench
 
     # Couplings -----------------------------------------------------------------------------------------------------------
@@ -323,7 +387,7 @@ class Multibody:
         columns = list(q.unbind(-1))
         for follower, weights, table in self._couplings:
             argument = torch.stack([columns[leader] * weight for leader, weight in weights.items()]).sum(dim=0)
-            columns[follower] = table(argument[..., None])[0][..., 0]
+            columns[follower] = table(argument[None])[0][0]
         return torch.stack(columns, dim=-1)
 
     def coupling_slopes(self, q: Tensor) -> list[tuple[int, int, Tensor]]:
@@ -331,7 +395,7 @@ class Multibody:
         slopes = []
         for follower, weights, table in self._couplings:
             argument = torch.stack([q[..., leader] * weight for leader, weight in weights.items()]).sum(dim=0)
-            slope = table(argument[..., None])[1][..., 0]
+            slope = table(argument[None])[1][0]
             slopes += [(follower, leader, slope * weight) for leader, weight in weights.items()]
         return slopes
 
@@ -342,14 +406,15 @@ class Multibody:
 
     # Sums over the tree, for the fit of markers too ----------------------------------------------------------------------
 
-    def composite_products(self, motion: Tensor, matrix: Tensor) -> Tensor:
-        """``S_j' (sum of the bodies' matrices that both carry) S_k`` ``(..., coordinate, coordinate)``.
+    def composite_products(self, motion: Spatial, moments: Moments) -> Tensor:
+        """``S_j' (sum of the moments of the bodies that both carry) S_k`` ``(frame, coordinate, coordinate)``.
 
-        With spatial inertias ``(..., body, 6, 6)`` this is the mass matrix (composite rigid bodies, Featherstone 2008, chapter 6);
-        with the second moments of markers, the normal matrix of a fit.
+        With the bodies' moments this is the mass matrix (composite rigid bodies, Featherstone 2008, chapter 6); with the moments
+        of markers, each of the mass of its weight, the normal matrix of a fit.
         """
-        carried = (self._carries_body @ matrix.flatten(-2)).reshape(*motion.shape[:-1], 6, 6)
-        lower: Tensor = (_turned(carried, motion) @ motion.mT) * self._on_path
+        momentum = moments.summed(self._carries_body).momentum(motion)
+        left, right = (torch.cat([part.linear, part.angular]).permute(2, 1, 0) for part in (momentum, motion))
+        lower: Tensor = (left @ right.mT) * self._on_path
         return lower + (lower * self._strictly_on_path).mT
 
     # Internals -----------------------------------------------------------------------------------------------------------
@@ -384,6 +449,7 @@ class Multibody:
         carries = hangs[:, driven].T
         path = np.where(driven[:, None] == driven[None], np.tri(len(driven)), carries[:, driven].T)
         self._coordinate_body = torch.as_tensor(driven, device=self.device)
+        self._every_body = torch.arange(bodies, device=self.device)
         self._unit_bodies = torch.eye(bodies, dtype=self.dtype, device=self.device)
         self._hangs, self._carries_body, self._on_path = self.tensor(hangs), self.tensor(carries), self.tensor(path)
         self._strictly_on_path = self.tensor(path - np.diag(np.diag(path)))
@@ -407,7 +473,7 @@ class Multibody:
         owner[[movers[i].body for i in sliding], np.arange(len(sliding))] = 1.0
         self._sliders, self._slider_owner = torch.tensor(sliding, dtype=torch.long, device=self.device), self.tensor(owner)
         self._slider_parent = self._above[[movers[i].body for i in sliding]]
-        self._slider_axis = self.tensor(np.array([movers[i].axis for i in sliding]).reshape(-1, 3))
+        self._slider_axis = self.tensor(np.array([movers[i].axis for i in sliding]).reshape(-1, 3).T[..., None])
         by_kind = [*sliding, *(turning[i] for level in chains.levels for i in level)]
         self._mover_order = torch.as_tensor(np.argsort(by_kind), device=self.device)
 
@@ -421,14 +487,14 @@ class Multibody:
         self._rotators = torch.tensor([turning[i] for i in order], dtype=torch.long, device=self.device)
         self._rotator_body = torch.tensor([m.body for m in movers], dtype=torch.long, device=self.device)
         self._rotator_before = torch.tensor([place.get(chains.before[i], ground) for i in order], dtype=torch.long, device=self.device)
-        self._rotator_terms = self.tensor(np.stack([frames, frames @ skews, frames @ skews @ skews]))
-        self._rotator_axis = self.tensor(np.array([f @ m.axis for f, m in zip(frames, movers, strict=True)]).reshape(-1, 3))
+        self._rotator_terms = self.tensor(np.stack([frames, frames @ skews, frames @ skews @ skews]).transpose(0, 2, 3, 1)[..., None])
+        self._rotator_axis = self.tensor(np.array([f @ m.axis for f, m in zip(frames, movers, strict=True)]).reshape(-1, 3).T[..., None])
         starts = np.cumsum([0, *(len(level) for level in chains.levels)])
         self._levels = [slice(int(a), int(b)) for a, b in itertools.pairwise(starts)]
         firsts = [0, *(int(start) for start in starts[:-1])]
         self._level_parents = [self._rotator_before[level] - first for level, first in zip(self._levels, firsts, strict=False)]
         self._body_rotator = torch.tensor([place.get(r, ground) for r in chains.last], dtype=torch.long, device=self.device)
-        self._body_frame = self.tensor(np.array(chains.body_frame))
+        self._body_frame = self.tensor(np.array(chains.body_frame).transpose(1, 2, 0)[..., None])
 
     def _read_couplings(self, tree: Tree) -> None:
         self._couplings = [(c.follower, c.weights, FunctionTable([c.function], self.dtype, self.device)) for c in tree.couplings]
@@ -436,70 +502,68 @@ class Multibody:
     def _chosen_markers(self, names: Sequence[str] | None) -> Tensor:
         return self.index("marker", self.markers if names is None else names)
 
-    def _weighted(self, values: Tensor) -> Tensor:
-        """Arguments of the movers' functions ``(..., mover)``."""
-        if values.shape[-1] != len(self.coordinates):
-            raise InputError(
-                f"coordinates have shape {tuple(values.shape)}, must be (..., {len(self.coordinates)}): one column for each coordinate of the model"
-            )
-        return values[..., self._picked] if self._picked is not None else values @ self._weights.mT
+    def _inner(self, values: Tensor) -> Tensor:
+        """``(..., item)`` as ``(item, frame)``."""
+        return values.reshape(-1, values.shape[-1]).mT
 
-    def _pose(self, q: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor, Tensor]:
-        """Functions of the movers; rotations and positions of the bodies; spatial axes of the movers ``(..., mover, 6)``."""
+    def _weighted(self, values: Tensor) -> Tensor:
+        """Arguments of the movers' functions ``(mover, frame)``."""
+        if values.shape[0] != len(self.coordinates):
+            raise InputError(f"coordinates have {values.shape[0]} columns, must have {len(self.coordinates)}: one for each coordinate of the model")
+        return values[self._picked] if self._picked is not None else self._weights @ values
+
+    def _pose(self, q: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor, Spatial]:
+        """Functions of the movers; rotations and positions of the bodies; spatial axes of the movers."""
         functions = self._functions(self._weighted(q))
         value = functions[0]
-        rotation, axis = self._orient(value[..., self._rotators])
-        ground = torch.eye(3, dtype=self.dtype, device=self.device).expand(*rotation.shape[:-3], 1, 3, 3)
-        above = torch.cat([rotation, ground], dim=-3)
-        direction = _turned(above[..., self._slider_parent, :, :], self._slider_axis)
-        offset = _turned(above[..., self._above, :, :], self.joint_parent_location)
-        offset = offset + self._slider_owner @ (direction * value[..., self._sliders, None])
-        arm = _turned(rotation, self.joint_child_location)
+        rotation, axis = self._orient(value[self._rotators])
+        above = torch.cat([rotation, self._eye(value.shape[-1])], dim=2)
+        direction = _turn(above[:, :, self._slider_parent], self._slider_axis)
+        offset = _turn(above[:, :, self._above], self.joint_parent_location.mT[..., None]) + self._slider_owner @ (direction * value[self._sliders])
+        arm = _turn(rotation, self.joint_child_location.mT[..., None])
         position = self._hangs @ (offset - arm)
-        center = (position + arm - position[..., :1, :].detach())[..., self._rotator_body, :]
-        slide = torch.cat([torch.zeros_like(direction), direction], dim=-1)
-        turn = torch.cat([axis, _cross(center, axis)], dim=-1)
-        return functions, rotation, position, torch.cat([slide, turn], dim=-2)[..., self._mover_order, :]
+        center = (position + arm - position[:, :1].detach())[:, self._rotator_body]
+        angular = torch.cat([torch.zeros_like(direction), axis], dim=1)[:, self._mover_order]
+        linear = torch.cat([direction, _cross(center, axis)], dim=1)[:, self._mover_order]
+        return functions, rotation, position, Spatial(angular, linear)
 
     def _orient(self, angle: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations of the bodies, and the axes of the rotators in ground, level by level from ground (Rodrigues)."""
         still, odd, even = self._rotator_terms
-        sine, versine = angle.sin()[..., None, None], (1.0 - angle.cos())[..., None, None]
-        relative = still + sine * odd + versine * even
-        eye = torch.eye(3, dtype=self.dtype, device=self.device).expand(*angle.shape[:-1], 1, 3, 3)
-        turned = [relative[..., level, :, :] for level in self._levels[:1]]
+        relative = torch.addcmul(torch.addcmul(still, odd, angle.sin()), even, 1.0 - angle.cos())
+        turned = [relative[:, :, level] for level in self._levels[:1]]
         for level, parents in zip(self._levels[1:], self._level_parents[1:], strict=True):
-            turned.append(turned[-1][..., parents, :, :] @ relative[..., level, :, :])
-        everything = torch.cat([*turned, eye], dim=-3)
-        axis = _turned(everything[..., self._rotator_before, :, :], self._rotator_axis)
-        return everything[..., self._body_rotator, :, :] @ self._body_frame, axis
+            turned.append(_product(turned[-1][:, :, parents], relative[:, :, level]))
+        everything = torch.cat([*turned, self._eye(angle.shape[-1])], dim=2)
+        axis = _turn(everything[:, :, self._rotator_before], self._rotator_axis)
+        return _product(everything[:, :, self._body_rotator], self._body_frame), axis
 
-    def _point_jacobian(self, state: Kinematics, body: Tensor, position: Tensor) -> Tensor:
-        angular, linear = _halves(state.motion[..., None, :, :])
-        arm = (position - state.reference[..., None, :])[..., None, :].expand(*position.shape[:-1], len(self.coordinates), 3)
-        moved = (linear + _cross(angular.expand_as(arm), arm)) * self._carries_body.mT[body][..., None]
-        return moved.mT
+    def _eye(self, frames: int) -> Tensor:
+        return torch.eye(3, dtype=self.dtype, device=self.device)[:, :, None, None].expand(3, 3, 1, frames)
 
-    def _body_wrenches(self, state: Kinematics) -> Tensor:
-        """Moment about the reference and force ``(..., body, 6)`` that move each body so, gravity apart."""
-        assert state.velocity is not None and state.acceleration is not None
-        every = torch.arange(len(self.bodies), device=self.device)
-        place = state.points(every, self.body_center_of_mass)
-        force = self.body_mass[:, None] * (state.point_accelerations(every, place) - self.gravity)
-        inertia = state.rotation @ self.body_inertia @ state.rotation.mT
-        turning, pushing = _halves(state.velocity)[0], _halves(state.acceleration)[0]
-        moment = _turned(inertia, pushing) + _cross(turning, _turned(inertia, turning))
-        return torch.cat([moment + _cross(place - state.reference[..., None, :], force), force], dim=-1)
+    def _point_jacobian(self, q: Tensor, body: Tensor, location: Tensor) -> Tensor:
+        state = self.kinematics(q)
+        arm = (state.inner_points(body, location) - state.inner_reference[:, None])[:, :, None]
+        angular, linear = state.inner_motion.angular[:, None], state.inner_motion.linear[:, None]
+        moved = (linear + _cross(angular, arm)) * self._carries_body.mT[body][..., None]
+        return moved.permute(3, 1, 0, 2).reshape(*q.shape[:-1], len(body), 3, q.shape[-1])
 
-    def _spatial_inertia(self, state: Kinematics) -> Tensor:
-        """Spatial inertia of each body about the reference ``(..., body, 6, 6)``."""
-        every = torch.arange(len(self.bodies), device=self.device)
-        arm = state.points(every, self.body_center_of_mass) - state.reference[..., None, :]
-        cross = _skew(arm)
-        mass = self.body_mass[:, None, None]
-        turning = state.rotation @ self.body_inertia @ state.rotation.mT - mass * cross @ cross
-        moving = (mass * torch.eye(3, dtype=self.dtype, device=self.device)).expand_as(turning)
-        return torch.cat([torch.cat([turning, mass * cross], dim=-1), torch.cat([-mass * cross, moving], dim=-1)], dim=-2)
+    def _body_wrenches(self, state: Kinematics) -> Spatial:
+        """Force, and moment about the reference, that move each body so, gravity apart."""
+        assert state.inner_velocity is not None and state.inner_acceleration is not None
+        acceleration = state.inner_point_accelerations(self._every_body, self.body_center_of_mass)
+        force = self.body_mass[:, None] * (acceleration - self.gravity[:, None, None])
+        back, inertia = state.inner_rotation.transpose(0, 1), self.body_inertia.permute(1, 2, 0)[..., None]
+        turning, pushing = _turn(back, state.inner_velocity.angular), _turn(back, state.inner_acceleration.angular)
+        moment = _turn(state.inner_rotation, _turn(inertia, pushing) + _cross(turning, _turn(inertia, turning)))
+        arm = state.inner_points(self._every_body, self.body_center_of_mass) - state.inner_reference[:, None]
+        return Spatial(moment + _cross(arm, force), force)
+
+    def _moments(self, state: Kinematics) -> Moments:
+        arm = state.inner_points(self._every_body, self.body_center_of_mass) - state.inner_reference[:, None]
+        mass = self.body_mass[:, None]
+        own = _product(_product(state.inner_rotation, self.body_inertia.permute(1, 2, 0)[..., None]), state.inner_rotation.transpose(0, 1))
+        return Moments(mass, mass * arm, own + mass * second_moment(arm))
 
 
 @dataclass(frozen=True)
@@ -556,35 +620,31 @@ def _from_ground(parent: Sequence[int]) -> list[int]:
     return order
 
 
-def _halves(spatial: Tensor) -> tuple[Tensor, Tensor]:
-    return spatial[..., :3], spatial[..., 3:]
+def second_moment(arm: Tensor) -> Tensor:
+    """``r.r 1 - r r'`` of vectors ``(3, ...)``: ``(3, 3, ...)``."""
+    x, y, z = arm
+    xx, yy, zz, xy, xz, yz = x * x, y * y, z * z, -x * y, -x * z, -y * z
+    return torch.stack([yy + zz, xy, xz, xy, xx + zz, yz, xz, yz, xx + yy]).reshape(3, 3, *x.shape)
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross products of vectors with their components first."""
+    (ax, ay, az), (bx, by, bz) = a, b
+    return torch.stack([torch.addcmul(ay * bz, az, by, value=-1), torch.addcmul(az * bx, ax, bz, value=-1), torch.addcmul(ax * by, ay, bx, value=-1)])
+
+
+def _cross_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Cross products of vectors with their components last."""
     product: Tensor = torch.linalg.cross(a, b)
     return product
 
 
-def _cross_motion(a: Tensor, b: Tensor) -> Tensor:
-    """Rate of a spatial motion ``b`` that is fixed in a frame moving by ``a``."""
-    (turning, moving), (angular, linear) = _halves(a), _halves(b)
-    return torch.cat([_cross(turning, angular), _cross(turning, linear) + _cross(moving, angular)], dim=-1)
+def _turn(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Products ``(3, ...)`` of matrices ``(3, 3, ...)`` and vectors ``(3, ...)``."""
+    return torch.addcmul(torch.addcmul(matrix[:, 0] * vector[0], matrix[:, 1], vector[1]), matrix[:, 2], vector[2])
 
 
-def _turned(rotation: Tensor, vector: Tensor) -> Tensor:
-    return (rotation @ vector[..., None])[..., 0]
-
-
-def _points(rotation: Tensor, position: Tensor, body: Tensor, location: Tensor) -> Tensor:
-    return position[..., body, :] + _turned(rotation[..., body, :, :], location)
-
-
-def _skew(vector: Tensor) -> Tensor:
-    """Matrices ``(..., 3, 3)`` that multiply as the cross product by ``vector`` does."""
-    x, y, z = vector.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(*vector.shape[:-1], 3, 3)
-
-
-def _wrench_about(force: Tensor, point: Tensor, moment: Tensor, about: Tensor) -> Tensor:
-    return torch.cat([moment + _cross(point - about, force), force], dim=-1)
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Products of matrices ``(3, 3, ...)``."""
+    left, right = a[:, :, None], b[None]
+    return torch.addcmul(torch.addcmul(left[:, 0] * right[:, 0], left[:, 1], right[:, 1]), left[:, 2], right[:, 2])

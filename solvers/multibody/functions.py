@@ -226,22 +226,23 @@ class FunctionTable:
         self._rows = torch.arange(len(curved), device=device)
 
     def __call__(self, argument: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values and first and second derivatives, each ``(..., function)``, at ``argument (..., function)``."""
-        line = argument[..., self._straight]
-        value, slope, curvature = self._constant + self._slope * line, self._slope.expand_as(line), torch.zeros_like(line)
+        """Values and first and second derivatives, each ``(function, ...)``, at ``argument (function, ...)``."""
+        frames = (-1, *(1 for _ in argument.shape[1:]))
+        line = argument[self._straight]
+        slopes = self._slope.reshape(frames)
+        value, slope, curvature = self._constant.reshape(frames) + slopes * line, slopes.expand_as(line), torch.zeros_like(line)
         if len(self._rows):
-            curved = self._evaluate_curved(argument[..., self._curved])
-            value, slope, curvature = (torch.cat(pair, dim=-1) for pair in zip((value, slope, curvature), curved, strict=True))
-        return value[..., self._order], slope[..., self._order], curvature[..., self._order]
+            curved = self._evaluate_curved(argument[self._curved])
+            value, slope, curvature = (torch.cat(pair) for pair in zip((value, slope, curvature), curved, strict=True))
+        return value[self._order], slope[self._order], curvature[self._order]
 
     def _evaluate_curved(self, argument: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        columns = argument.detach().reshape(-1, len(self._rows)).T.contiguous()
-        piece = torch.searchsorted(self._breaks, columns, right=True).T.reshape(argument.shape)
-        coefficients = self._coefficients[self._rows, piece]
-        step = argument - self._origins[self._rows, piece]
+        flat = argument.reshape(len(self._rows), -1)
+        piece = torch.searchsorted(self._breaks, flat.detach().contiguous(), right=True)
+        step = flat - self._origins.gather(1, piece)
         value = slope = curvature = torch.zeros_like(step)
-        for power in range(coefficients.shape[-1] - 1, -1, -1):
+        for coefficients in reversed(self._coefficients.unbind(-1)):
             curvature = curvature * step + 2.0 * slope
             slope = slope * step + value
-            value = value * step + coefficients[..., power]
-        return value, slope, curvature
+            value = value * step + coefficients.gather(1, piece)
+        return value.reshape(argument.shape), slope.reshape(argument.shape), curvature.reshape(argument.shape)

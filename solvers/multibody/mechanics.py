@@ -26,14 +26,10 @@ CHUNK_ON_DEVICE = 65536
 class LoadArrays(Protocol):
     """One external load on one body: name, and ``(time, 3)`` force [N], point [m] and moment about it [N m] in ground."""
 
-    @property
-    def body(self) -> str: ...
-    @property
-    def force(self) -> FloatArray: ...
-    @property
-    def point(self) -> FloatArray: ...
-    @property
-    def moment(self) -> FloatArray: ...
+    body: str
+    force: FloatArray
+    point: FloatArray
+    moment: FloatArray
 
 
 class BodyMechanics:
@@ -162,8 +158,7 @@ class BodyMechanics:
 
         def frames(q: Tensor, qd: Tensor, qdd: Tensor) -> tuple[Tensor, ...]:
             state = self.body.kinematics(q, qd, qdd)
-            position = state.points(bodies, location)
-            return position, state.point_velocities(bodies, position), state.point_accelerations(bodies, position)
+            return state.points(bodies, location), state.point_velocities(bodies, location), state.point_accelerations(bodies, location)
 
         position, velocity, acceleration = self._map(frames, q, qd, qdd)
         return position, velocity, acceleration
