@@ -99,7 +99,8 @@ def run_worker(script: Path, folder: Path, timeout_s: float) -> None:
         raise SolverError(f"Nimble's process took longer than {timeout_s:g} s and was ended; give a shorter time_range, or a longer timeout_s") from error
     fault = folder / "fault.txt"
     if fault.exists():
-        raise SolverError(f"Nimble cannot solve this: {fault.read_text(encoding='utf-8')}; use solver 'opensim'")
+        text = fault.read_text(encoding="utf-8").partition(". ")[0].rstrip(".")
+        raise SolverError(f"Nimble cannot solve this: {text}; use solver 'opensim'")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise SolverError(f"Nimble's process {_end(done.returncode)}; its last words: {last[:300]}; use solver 'opensim'")
