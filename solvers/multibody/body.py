@@ -91,22 +91,22 @@ class Kinematics:
 
     def inner_points(self, body: Tensor, location: Tensor) -> Tensor:
         """Positions ``(3, point, frame)``."""
-        return self.inner_position[:, body] + _turn(self.inner_rotation[:, :, body], location.mT[..., None])
+        return self.inner_position[:, body] + turn(self.inner_rotation[:, :, body], location.mT[..., None])
 
     def inner_point_accelerations(self, body: Tensor, location: Tensor) -> Tensor:
         """Accelerations ``(3, point, frame)``."""
         assert self.inner_velocity is not None and self.inner_acceleration is not None
         arm = self._arms(body, location)
         acceleration = self.inner_acceleration
-        moved = acceleration.linear[:, body] + _cross(acceleration.angular[:, body], arm)
-        return moved + _cross(self.inner_velocity.angular[:, body], self._point_velocities(body, arm))
+        moved = acceleration.linear[:, body] + cross(acceleration.angular[:, body], arm)
+        return moved + cross(self.inner_velocity.angular[:, body], self._point_velocities(body, arm))
 
     def _arms(self, body: Tensor, location: Tensor) -> Tensor:
         return self.inner_points(body, location) - self.inner_reference[:, None]
 
     def _point_velocities(self, body: Tensor, arm: Tensor) -> Tensor:
         assert self.inner_velocity is not None
-        return self.inner_velocity.linear[:, body] + _cross(self.inner_velocity.angular[:, body], arm)
+        return self.inner_velocity.linear[:, body] + cross(self.inner_velocity.angular[:, body], arm)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Spatial:
 
     def crossed(self, other: Spatial) -> Spatial:
         """Rate of a motion ``other`` that is fixed in a frame moving by this one."""
-        return Spatial(_cross(self.angular, other.angular), _cross(self.angular, other.linear) + _cross(self.linear, other.angular))
+        return Spatial(cross(self.angular, other.angular), cross(self.angular, other.linear) + cross(self.linear, other.angular))
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class Moments:
 
     def momentum(self, motion: Spatial) -> Spatial:
         """Spatial momentum of bodies with these moments that move so: the angular part about the reference."""
-        angular = _turn(self.second, motion.angular) + _cross(self.first, motion.linear)
-        return Spatial(angular, self.mass * motion.linear - _cross(self.first, motion.angular))
+        angular = turn(self.second, motion.angular) + cross(self.first, motion.linear)
+        return Spatial(angular, self.mass * motion.linear - cross(self.first, motion.angular))
 
     def summed(self, matrix: Tensor) -> Moments:
         """Sums over items by a constant matrix ``(sum, item)``."""
@@ -182,6 +182,10 @@ class Multibody:
         Place of each body's joint in its parent and in itself ``(body, 3)`` [m], in the order of the bodies.
     gravity
         ``(3,)`` [m/s^2].
+    carries_body
+        1 where a coordinate moves a body ``(coordinate, body)``, else 0.
+    marker_body, is_ground_marker
+        Index of each marker's body, and whether it is fixed to ground instead ``(marker,)``.
 
     Raises
     ------
@@ -248,6 +252,14 @@ class Multibody:
                 raise UnknownNameError(kind, name, known, "in this model")
         return torch.tensor([known.index(name) for name in names], dtype=torch.long, device=self.device)
 
+    def depth(self, coordinate: int) -> int:
+        """Number of bodies between a coordinate and ground."""
+        return int(self._hangs[self._coordinate_body[coordinate]].sum())
+
+    def on_path(self, coordinates: Tensor) -> Tensor:
+        """1 where the second of two coordinates carries the first, or is of the same joint and no later ``(chosen, chosen)``."""
+        return self._on_path[coordinates][:, coordinates]
+
     def tensor(self, values: Any) -> Tensor:
         """Values in the model's type, on its device."""
         return torch.as_tensor(values, dtype=self.dtype, device=self.device)
@@ -273,14 +285,14 @@ class Multibody:
         """Positions of markers in ground ``(..., marker, 3)`` [m]; all by default."""
         chosen = self._chosen_markers(names)
         location = self.marker_location[chosen]
-        moved = self.kinematics(q).points(self._marker_body[chosen], location)
-        return torch.where(self._is_ground_marker[chosen][:, None], location, moved)
+        moved = self.kinematics(q).points(self.marker_body[chosen], location)
+        return torch.where(self.is_ground_marker[chosen][:, None], location, moved)
 
     def marker_jacobian(self, q: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Derivatives of the markers' positions by the coordinates ``(..., marker, 3, coordinate)``."""
         chosen = self._chosen_markers(names)
-        moving = (~self._is_ground_marker[chosen]).to(self.dtype)
-        return self._point_jacobian(q, self._marker_body[chosen], self.marker_location[chosen]) * moving[:, None, None]
+        moving = (~self.is_ground_marker[chosen]).to(self.dtype)
+        return self._point_jacobian(q, self.marker_body[chosen], self.marker_location[chosen]) * moving[:, None, None]
 
     def point_jacobian(self, q: Tensor, body: str, points: Tensor) -> Tensor:
         """Derivatives ``(..., point, 3, coordinate)`` of the positions of ``points (point, 3)`` fixed to a body."""
@@ -310,9 +322,9 @@ class Multibody:
         for load in loads:
             acts = self._unit_bodies[self.index("body", [load.body])[0], :, None]
             force, point, moment = (self._inner(part) for part in (load.force, load.point, load.moment))
-            applied = Spatial(moment + _cross(point - state.inner_reference, force), force)
+            applied = Spatial(moment + cross(point - state.inner_reference, force), force)
             wrench = wrench + Spatial(applied.angular[:, None], applied.linear[:, None]) * -acts
-        carried = wrench.summed(self._carries_body)
+        carried = wrench.summed(self.carries_body)
         power = (state.inner_motion.angular * carried.angular + state.inner_motion.linear * carried.linear).sum(dim=0)
         return power.mT.reshape(q.shape)
 
@@ -324,7 +336,7 @@ class Multibody:
         state = self.kinematics(q, qd, qdd)
         wrench = self._body_wrenches(state)
         force, moment = wrench.linear.sum(dim=1), wrench.angular.sum(dim=1)
-        return torch.cat([force, moment + _cross(state.inner_reference, force)]).mT.reshape(*q.shape[:-1], 6)
+        return torch.cat([force, moment + cross(state.inner_reference, force)]).mT.reshape(*q.shape[:-1], 6)
 
     def momentum(self, q: Tensor, qd: Tensor, about: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Linear [kg m/s] and angular momentum [kg m^2/s], each ``(..., 3)``; the angular about ``about (..., 3)``, else the centre of mass."""
@@ -375,7 +387,7 @@ class Multibody:
         state = self.kinematics(q)
         place = state.inner_position[:, self._coordinate_body[columns]] - state.inner_reference[:, None]
         angular, linear = state.inner_motion.angular[:, columns], state.inner_motion.linear[:, columns]
-        motion = torch.cat([linear + _cross(angular, place), angular]).permute(2, 1, 0)
+        motion = torch.cat([linear + cross(angular, place), angular]).permute(2, 1, 0)
         force = generalized_force[..., columns].reshape(-1, len(columns), 1)
         wrench: Tensor = (torch.linalg.pinv(motion) @ force).reshape(*q.shape[:-1], 6)
         return wrench
@@ -412,7 +424,10 @@ class Multibody:
         With the bodies' moments this is the mass matrix (composite rigid bodies, Featherstone 2008, chapter 6); with the moments
         of markers, each of the mass of its weight, the normal matrix of a fit.
         """
-        momentum = moments.summed(self._carries_body).momentum(motion)
+        return self.path_products(moments.summed(self.carries_body).momentum(motion), motion)
+
+    def path_products(self, momentum: Spatial, motion: Spatial) -> Tensor:
+        """``F_j . S_k`` where coordinate ``k`` carries ``j``, and the same with ``j`` and ``k`` exchanged: symmetric, else zero."""
         left, right = (torch.cat([part.linear, part.angular]).permute(2, 1, 0) for part in (momentum, motion))
         lower: Tensor = (left @ right.mT) * self._on_path
         return lower + (lower * self._strictly_on_path).mT
@@ -427,8 +442,8 @@ class Multibody:
         self.gravity = self.tensor(np.asarray(model.attrs["gravity"], float))
         self.marker_location = self.tensor(model["marker_location"].values.reshape(-1, 3))
         owners = [str(b) for b in model["marker_body"].values]
-        self._is_ground_marker = torch.tensor([owner == "ground" for owner in owners], dtype=torch.bool, device=self.device)
-        self._marker_body = self.index("body", [self.bodies[0] if owner == "ground" else owner for owner in owners])
+        self.is_ground_marker = torch.tensor([owner == "ground" for owner in owners], dtype=torch.bool, device=self.device)
+        self.marker_body = self.index("body", [self.bodies[0] if owner == "ground" else owner for owner in owners])
         self.joint_parent_location, self.joint_child_location = self.tensor(tree.offset), self.tensor(tree.child_offset)
 
     def _read_topology(self, tree: Tree, simbody_rates: bool) -> None:
@@ -451,7 +466,7 @@ class Multibody:
         self._coordinate_body = torch.as_tensor(driven, device=self.device)
         self._every_body = torch.arange(bodies, device=self.device)
         self._unit_bodies = torch.eye(bodies, dtype=self.dtype, device=self.device)
-        self._hangs, self._carries_body, self._on_path = self.tensor(hangs), self.tensor(carries), self.tensor(path)
+        self._hangs, self.carries_body, self._on_path = self.tensor(hangs), self.tensor(carries), self.tensor(path)
         self._strictly_on_path = self.tensor(path - np.diag(np.diag(path)))
         self._carried_by_mover, self._before_mover = self.tensor(carried), self.tensor(before)
 
@@ -518,13 +533,13 @@ class Multibody:
         value = functions[0]
         rotation, axis = self._orient(value[self._rotators])
         above = torch.cat([rotation, self._eye(value.shape[-1])], dim=2)
-        direction = _turn(above[:, :, self._slider_parent], self._slider_axis)
-        offset = _turn(above[:, :, self._above], self.joint_parent_location.mT[..., None]) + self._slider_owner @ (direction * value[self._sliders])
-        arm = _turn(rotation, self.joint_child_location.mT[..., None])
+        direction = turn(above[:, :, self._slider_parent], self._slider_axis)
+        offset = turn(above[:, :, self._above], self.joint_parent_location.mT[..., None]) + self._slider_owner @ (direction * value[self._sliders])
+        arm = turn(rotation, self.joint_child_location.mT[..., None])
         position = self._hangs @ (offset - arm)
         center = (position + arm - position[:, :1].detach())[:, self._rotator_body]
         angular = torch.cat([torch.zeros_like(direction), axis], dim=1)[:, self._mover_order]
-        linear = torch.cat([direction, _cross(center, axis)], dim=1)[:, self._mover_order]
+        linear = torch.cat([direction, cross(center, axis)], dim=1)[:, self._mover_order]
         return functions, rotation, position, Spatial(angular, linear)
 
     def _orient(self, angle: Tensor) -> tuple[Tensor, Tensor]:
@@ -533,10 +548,10 @@ class Multibody:
         relative = torch.addcmul(torch.addcmul(still, odd, angle.sin()), even, 1.0 - angle.cos())
         turned = [relative[:, :, level] for level in self._levels[:1]]
         for level, parents in zip(self._levels[1:], self._level_parents[1:], strict=True):
-            turned.append(_product(turned[-1][:, :, parents], relative[:, :, level]))
+            turned.append(product(turned[-1][:, :, parents], relative[:, :, level]))
         everything = torch.cat([*turned, self._eye(angle.shape[-1])], dim=2)
-        axis = _turn(everything[:, :, self._rotator_before], self._rotator_axis)
-        return _product(everything[:, :, self._body_rotator], self._body_frame), axis
+        axis = turn(everything[:, :, self._rotator_before], self._rotator_axis)
+        return product(everything[:, :, self._body_rotator], self._body_frame), axis
 
     def _eye(self, frames: int) -> Tensor:
         return torch.eye(3, dtype=self.dtype, device=self.device)[:, :, None, None].expand(3, 3, 1, frames)
@@ -545,7 +560,7 @@ class Multibody:
         state = self.kinematics(q)
         arm = (state.inner_points(body, location) - state.inner_reference[:, None])[:, :, None]
         angular, linear = state.inner_motion.angular[:, None], state.inner_motion.linear[:, None]
-        moved = (linear + _cross(angular, arm)) * self._carries_body.mT[body][..., None]
+        moved = (linear + cross(angular, arm)) * self.carries_body.mT[body][..., None]
         return moved.permute(3, 1, 0, 2).reshape(*q.shape[:-1], len(body), 3, q.shape[-1])
 
     def _body_wrenches(self, state: Kinematics) -> Spatial:
@@ -554,15 +569,15 @@ class Multibody:
         acceleration = state.inner_point_accelerations(self._every_body, self.body_center_of_mass)
         force = self.body_mass[:, None] * (acceleration - self.gravity[:, None, None])
         back, inertia = state.inner_rotation.transpose(0, 1), self.body_inertia.permute(1, 2, 0)[..., None]
-        turning, pushing = _turn(back, state.inner_velocity.angular), _turn(back, state.inner_acceleration.angular)
-        moment = _turn(state.inner_rotation, _turn(inertia, pushing) + _cross(turning, _turn(inertia, turning)))
+        turning, pushing = turn(back, state.inner_velocity.angular), turn(back, state.inner_acceleration.angular)
+        moment = turn(state.inner_rotation, turn(inertia, pushing) + cross(turning, turn(inertia, turning)))
         arm = state.inner_points(self._every_body, self.body_center_of_mass) - state.inner_reference[:, None]
-        return Spatial(moment + _cross(arm, force), force)
+        return Spatial(moment + cross(arm, force), force)
 
     def _moments(self, state: Kinematics) -> Moments:
         arm = state.inner_points(self._every_body, self.body_center_of_mass) - state.inner_reference[:, None]
         mass = self.body_mass[:, None]
-        own = _product(_product(state.inner_rotation, self.body_inertia.permute(1, 2, 0)[..., None]), state.inner_rotation.transpose(0, 1))
+        own = product(product(state.inner_rotation, self.body_inertia.permute(1, 2, 0)[..., None]), state.inner_rotation.transpose(0, 1))
         return Moments(mass, mass * arm, own + mass * second_moment(arm))
 
 
@@ -627,7 +642,7 @@ def second_moment(arm: Tensor) -> Tensor:
     return torch.stack([yy + zz, xy, xz, xy, xx + zz, yz, xz, yz, xx + yy]).reshape(3, 3, *x.shape)
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
+def cross(a: Tensor, b: Tensor) -> Tensor:
     """Cross products of vectors with their components first."""
     (ax, ay, az), (bx, by, bz) = a, b
     return torch.stack([torch.addcmul(ay * bz, az, by, value=-1), torch.addcmul(az * bx, ax, bz, value=-1), torch.addcmul(ax * by, ay, bx, value=-1)])
@@ -639,12 +654,12 @@ def _cross_rows(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _turn(matrix: Tensor, vector: Tensor) -> Tensor:
+def turn(matrix: Tensor, vector: Tensor) -> Tensor:
     """Products ``(3, ...)`` of matrices ``(3, 3, ...)`` and vectors ``(3, ...)``."""
     return torch.addcmul(torch.addcmul(matrix[:, 0] * vector[0], matrix[:, 1], vector[1]), matrix[:, 2], vector[2])
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """Products of matrices ``(3, 3, ...)``."""
     left, right = a[:, :, None], b[None]
     return torch.addcmul(torch.addcmul(left[:, 0] * right[:, 0], left[:, 1], right[:, 1]), left[:, 2], right[:, 2])

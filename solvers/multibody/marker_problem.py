@@ -1,0 +1,184 @@
+"""The least-squares problem that inverse kinematics solves, for many frames at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imdy_plugin.solvers.multibody.body import Moments, Multibody, Spatial, cross, product, turn
+
+_STILL = 1e-9
+"""Added to the normal matrix's diagonal, so that coordinates of which no marker tells stay where they are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A coordinate that is drawn to a value ``(frame,)`` with a weight, beside the markers; NaN draws to nothing."""
+
+    coordinate: int
+    value: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """The problem about a pose: cost ``(frame,)``, its descent ``(free, frame)``, and the normal matrix ``(frame, free, free)``, lower part."""
+
+    cost: Tensor
+    descent: Tensor
+    normal: Tensor | None
+
+
+class MarkerProblem:
+    """Sum of the markers' weighted squared distances, and of the tasks', by the free coordinates.
+
+    All that markers say is summed body by body before the first step: markers are points of mass on the bodies, the normal matrix
+    is the mass matrix that these would have, and the descent is the wrench of springs between them and where they were. A step
+    costs the same however many markers there are.
+
+    Parameters
+    ----------
+    body
+        The model.
+    markers
+        Names.
+    target
+        Where they were ``(3, marker, frame)`` [m], NaN where missing.
+    weights
+        Of each marker's squared distance ``(marker,)``.
+    locked, lower, upper
+        For each coordinate whether it is fixed, and its limits [rad or m].
+    tasks
+        Coordinates that are drawn to values.
+
+    Attributes
+    ----------
+    free
+        Indices of the coordinates that are sought, those nearer to ground first.
+    """
+
+    def __init__(
+        self, body: Multibody, markers: Sequence[str], target: Tensor, weights: Tensor, locked: Tensor, lower: Tensor, upper: Tensor, tasks: Sequence[Task] = ()
+    ) -> None:
+        self.body, self.tasks = body, tasks
+        chosen = body.index("marker", markers)
+        chosen, target = chosen[~body.is_ground_marker[chosen]], target[:, ~body.is_ground_marker[chosen]]
+        weights = weights[~body.is_ground_marker[body.index("marker", markers)]]
+        self._marked = torch.unique(body.marker_body[chosen])
+        self._sums = _Sums.of(body.tensor(self._marked[:, None] == body.marker_body[chosen]), body.marker_location[chosen], target, weights)
+        followers = body.followers
+        free = [i for i in range(len(body.coordinates)) if i not in followers and not bool(locked[i])]
+        self.free = torch.tensor(sorted(free, key=lambda i: (body.depth(i), i)), dtype=torch.long, device=body.device)
+        self.lower, self.upper = lower[self.free, None], upper[self.free, None]
+        self._path, self._carries = body.on_path(self.free), body.carries_body[:, self._marked]
+        self._leads = bool((self._carries[list(followers)] > 0).any())
+
+    def lawful(self, q: Tensor) -> Tensor:
+        """Coordinates ``(coordinate, frame)`` within their limits, with those that follow others set to what they follow."""
+        out = q.clone()
+        out[self.free] = torch.clamp(q[self.free], self.lower, self.upper)
+        return self.body.couple(out.mT).mT if self.body.followers else out
+
+    def linearize(self, q: Tensor, frames: Tensor, *, matrix: bool = True) -> Linearization:
+        """The problem of some frames (indices) about ``q (coordinate, frame)``."""
+        sums = self._sums.at(frames)
+        state = self.body.kinematics(q.mT)
+        rotation, origin = state.inner_rotation[:, :, self._marked], state.inner_position[:, self._marked]
+        center, place = origin - sums.middle[:, None], origin - state.inner_reference[:, None]
+        turned = turn(rotation, sums.location)
+        pull = sums.target - sums.mass * center - turned
+        mixed = product(rotation, sums.mixed)
+        twist = torch.stack([mixed[1, 2] - mixed[2, 1], mixed[2, 0] - mixed[0, 2], mixed[0, 1] - mixed[1, 0]])
+        cost = (
+            sums.square - (center * (sums.target + pull - turned)).sum(dim=(0, 1)) + (sums.spread - 2.0 * (mixed[0, 0] + mixed[1, 1] + mixed[2, 2])).sum(dim=0)
+        )
+        wrench = Spatial(twist - cross(turned, center) + cross(place, pull), pull).summed(self._carries)
+        motion = state.inner_motion
+        descent = (motion.angular * wrench.angular + motion.linear * wrench.linear).sum(dim=0)
+        normal = self._normal(motion, _moments(sums, rotation, turned, place)) if matrix else None
+        descent, normal = self._led(q, descent, normal)
+        return self._with_tasks(q, frames, Linearization(cost, descent, normal))
+
+    def _normal(self, motion: Spatial, moments: Moments) -> Tensor:
+        momentum = moments.summed(self._carries).momentum(motion)
+        if self._leads:
+            return self.body.path_products(momentum, motion)
+        left, right = (torch.cat([part.linear, part.angular])[:, self.free].permute(2, 1, 0).contiguous() for part in (momentum, motion))
+        return (left @ right.mT).mul_(self._path)
+
+    def _led(self, q: Tensor, descent: Tensor, normal: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Hand what pulls at followers on to their leaders, and keep the free coordinates."""
+        for follower, leader, slope in reversed(self.body.coupling_slopes(q.mT) if self._leads else []):
+            descent[leader] += slope * descent[follower]
+            if normal is not None:
+                normal[:, leader] += slope[:, None] * normal[:, follower]
+                normal[:, :, leader] += slope[:, None] * normal[:, :, follower]
+        if normal is not None and self._leads:
+            normal = normal[:, self.free][:, :, self.free]
+        return descent[self.free], normal
+
+    def _with_tasks(self, q: Tensor, frames: Tensor, plain: Linearization) -> Linearization:
+        cost, descent, normal = plain.cost, plain.descent, plain.normal
+        for task in self.tasks:
+            row = (self.free == task.coordinate).nonzero()
+            if not len(row):
+                continue
+            off = torch.nan_to_num(task.value[frames] - q[task.coordinate])
+            cost = cost + task.weight * off**2
+            descent[row[0, 0]] += task.weight * off
+            if normal is not None:
+                normal[:, row[0, 0], row[0, 0]] += task.weight
+        if normal is not None:
+            normal.diagonal(dim1=1, dim2=2).add_(_STILL)
+        return Linearization(cost, descent, normal)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Weighted sums over each body's visible markers; places in the body are ``l``, measured ones, less the frame's ``middle``, ``t``.
+
+    ``mass (body, frame)``: of the weights; ``location (3, body, frame)``: of ``l``; ``target``: of ``t``; ``mixed (3, 3, body,
+    frame)``: of ``l t'``; ``second``: of ``l l'``; ``spread (body, frame)``: of ``l.l``; ``square (frame,)``: of ``t.t``.
+    """
+
+    middle: Tensor
+    mass: Tensor
+    location: Tensor
+    target: Tensor
+    mixed: Tensor
+    second: Tensor
+    spread: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, owner: Tensor, location: Tensor, target: Tensor, weights: Tensor) -> _Sums:
+        seen = torch.isfinite(target).all(dim=0)
+        weight = torch.where(seen, weights[:, None], 0.0)
+        middle = torch.where(seen, target, 0.0).sum(dim=1) / seen.sum(dim=0).clamp(min=1)
+        place, shifted = location.mT[..., None], torch.where(seen, target - middle[:, None], 0.0)
+        return cls(
+            middle=middle,
+            mass=owner @ weight,
+            location=owner @ (place * weight),
+            target=owner @ (shifted * weight),
+            mixed=owner @ (place[:, None] * (shifted * weight)[None]),
+            second=owner @ (place[:, None] * place[None] * weight),
+            spread=owner @ ((place * place).sum(dim=0) * weight),
+            square=(shifted * shifted * weight).sum(dim=(0, 1)),
+        )
+
+    def at(self, frames: Tensor) -> _Sums:
+        return _Sums(*(getattr(self, name)[..., frames] for name in self.__dataclass_fields__))
+
+
+def _moments(sums: _Sums, rotation: Tensor, turned: Tensor, place: Tensor) -> Moments:
+    """Moments of the bodies' markers about the reference, each marker a point of the mass of its weight."""
+    first = sums.mass * place + turned
+    own = product(product(rotation, sums.second), rotation.transpose(0, 1))
+    outer = place[:, None] * first[None] + turned[:, None] * place[None] + own
+    trace = outer[0, 0] + outer[1, 1] + outer[2, 2]
+    eye = torch.eye(3, dtype=place.dtype, device=place.device)[:, :, None, None]
+    return Moments(sums.mass, first, trace * eye - outer)
