@@ -168,7 +168,9 @@ class Multibody:
     simbody_rates
         Differentiate the axes of custom joints as OpenSim's engine does, instead of exactly. Where one coordinate drives several
         rotations (a knee whose abduction follows its flexion), Simbody's ``FunctionBased`` mobilizer turns the second axis with
-        the third as well; its accelerations are then not the derivatives of its velocities. For comparisons only.
+        the third as well; its accelerations are then not the derivatives of its velocities. For comparisons only. (Simbody also
+        leaves a constant rotation out of the axes that come after it, so that its velocities are not the derivatives of its
+        positions; no model in use has one, and this is not reproduced.)
 
     Attributes
     ----------
@@ -618,6 +620,8 @@ def _chain_rotations(tree: Tree, turning: Sequence[int]) -> _RotationChains:
 def _turned_by_simbody(tree: Tree, before: FloatArray) -> FloatArray:
     """``before``, but the second axis of a custom joint turns with its first coordinate, the third with all but the third coordinate."""
     out = before.copy()
+    if any(m.rotates and len(m.weights) > 1 for m in tree.movers):
+        raise InputError("simbody_rates: a rotation follows several coordinates; OpenSim's rates are not reproduced for those")
     for row, mover in enumerate(tree.movers):
         coordinates = [c for c, body in enumerate(tree.coordinate_body) if body == mover.body]
         turning = {0: set[int](), 1: set(coordinates[:1]), 2: set(coordinates) - set(coordinates[2:3])}[mover.number]
