@@ -23,8 +23,10 @@ from imdy_plugin.schema import add_log, new_motion
 
 Array = NDArray[np.float64]
 
-_SENSOR_MARKERS, _PLATE_POINT, _PLATE_MOMENT, _PLATE_FORCE = 2, 7, 8, 9
-_CONTACT_POINT, _CONTACT_MOMENT, _CONTACT_FORCE = 6, 7, 8
+_MARKERS = {"marker_obs": 2}
+_PLATES = {"raw_force_plate_force": 9, "raw_force_plate_cop": 7, "raw_force_plate_torque": 8}
+_CONTACTS = {"ground_contact_force": 8, "ground_contact_center_of_pressure": 6, "ground_contact_torque": 7}
+"""Fields of the frames, force, point of application and moment in this order."""
 
 LARGEST_TWIST = 0.1
 """Moment about the centre of pressure over force [m] that feet do not exceed; a larger one is about another point."""
@@ -132,9 +134,8 @@ class B3dReader(MarkerReader):
         if not columns:
             raise FileFormatError(file.path, "holds no markers with a name", "markers are needed")
         names = unique_labels([file.markers[i] for i in columns], self.duplicates, file.path)
-        numbers = file.sensor_numbers(trial, {"marker_obs": (_SENSOR_MARKERS, 3 * len(file.markers))})
-        position = numbers["marker_obs"].reshape(trial.frames, -1, 3)[:, columns]
-        position, zeros = _with_gaps(position)
+        (numbers,) = file.sensor_numbers(trial, _MARKERS, 3 * len(file.markers))
+        position, zeros = _with_gaps(numbers.reshape(trial.frames, -1, 3)[:, columns])
         if zeros:
             warnings.warn(f"{file.path}: {zeros} marker positions are exactly 0, 0, 0; taken as missing", DataWarning, stacklevel=3)
         time = _time(trial)
@@ -149,9 +150,8 @@ class B3dReader(MarkerReader):
         return new_motion(time, markers=(names, position), log=log, attrs=attrs)
 
     def _plate_forces(self, file: B3dFile, trial: B3dTrial) -> xr.Dataset | None:
-        fields = {"raw_force_plate_cop": _PLATE_POINT, "raw_force_plate_torque": _PLATE_MOMENT, "raw_force_plate_force": _PLATE_FORCE}
-        numbers = file.sensor_numbers(trial, {name: (field, 3 * trial.plates) for name, field in fields.items()})
-        point, moment, force = (numbers[name].reshape(trial.frames, -1, 3) for name in fields)
+        numbers = file.sensor_numbers(trial, _PLATES, 3 * trial.plates, padded=True)
+        force, point, moment = (n.reshape(trial.frames, trial.plates, 3) for n in numbers)
         if not force.any():
             return None
         plates = [self._plate(file, trial, i, force[:, i], point[:, i], moment[:, i]) for i in range(trial.plates)]
@@ -234,14 +234,9 @@ def _with_gaps(position: Array) -> tuple[Array, int]:
 def _contact_forces(file: B3dFile, trial: B3dTrial) -> xr.Dataset | None:
     """Forces by contact body from the first processing pass that has any; the right foot first where there is a pair."""
     count = len(file.contact_bodies)
-    fields = {
-        "ground_contact_force": _CONTACT_FORCE,
-        "ground_contact_center_of_pressure": _CONTACT_POINT,
-        "ground_contact_torque": _CONTACT_MOMENT,
-    }
     for index, kind in enumerate(trial.passes if count else ()):
-        numbers = file.pass_numbers(trial, index, {name: (field, 3 * count) for name, field in fields.items()})
-        force, point, moment = (numbers[name].reshape(trial.frames, count, 3) for name in fields)
+        numbers = file.pass_numbers(trial, index, _CONTACTS, 3 * count)
+        force, point, moment = (n.reshape(trial.frames, count, 3) for n in numbers)
         if force.any():
             touching = (force != 0).any(axis=2, keepdims=True)
             bodies = unique_labels(list(file.contact_bodies), "error", file.path)

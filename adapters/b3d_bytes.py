@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,21 +201,32 @@ class B3dFile:
     sensor_size: int
     pass_size: int
 
-    def sensor_numbers(self, trial: B3dTrial, fields: dict[str, tuple[int, int]]) -> dict[str, Array]:
-        """Numbers of a trial's sensor frames by name, from ``fields``: name to field number and how many there are at least; ``(frame, number)``.
+    def sensor_numbers(self, trial: B3dTrial, fields: Mapping[str, int], count: int, *, padded: bool = False) -> list[Array]:
+        """Numbers of a trial's sensor frames, each ``(frame, number)``.
+
+        Parameters
+        ----------
+        trial
+            One of :attr:`trials`.
+        fields
+            Field numbers by the name for messages.
+        count
+            How many numbers each field holds in a frame.
+        padded
+            Whether more may follow, which are left out: frames have room for the plates of the trial that has most.
 
         Raises
         ------
         FileFormatError
-            The frames hold fewer numbers, or are laid out unlike each other.
+            The frames hold another count of numbers, or are laid out unlike each other.
         """
-        return self._numbers(trial, 0, self.sensor_size, fields)
+        return self._numbers(trial, 0, self.sensor_size, fields, count, padded)
 
-    def pass_numbers(self, trial: B3dTrial, index: int, fields: dict[str, tuple[int, int]]) -> dict[str, Array]:
+    def pass_numbers(self, trial: B3dTrial, index: int, fields: Mapping[str, int], count: int) -> list[Array]:
         """As :meth:`sensor_numbers`, of the frames of processing pass ``index``."""
-        return self._numbers(trial, self.sensor_size + index * self.pass_size, self.pass_size, fields)
+        return self._numbers(trial, self.sensor_size + index * self.pass_size, self.pass_size, fields, count, False)
 
-    def _numbers(self, trial: B3dTrial, offset: int, size: int, fields: dict[str, tuple[int, int]]) -> dict[str, Array]:
+    def _numbers(self, trial: B3dTrial, offset: int, size: int, fields: Mapping[str, int], count: int, padded: bool) -> list[Array]:
         stride = self.sensor_size + len(trial.passes) * self.pass_size
         with self.path.open("rb") as file:
             file.seek(trial.start)
@@ -227,15 +238,14 @@ class B3dFile:
             spans = _layout(frames)
         except _MalformedError as error:
             raise FileFormatError(self.path, f"trial '{trial.name}': a frame {error}", "the file is damaged; get it again") from error
-        return {name: self._column(trial, frames, spans.get(number, (0, 0)), name, least) for name, (number, least) in fields.items()}
-
-    def _column(self, trial: B3dTrial, frames: NDArray[np.uint8], span: tuple[int, int], name: str, least: int) -> Array:
-        start, stop = span
-        if stop - start < 8 * least or (stop - start) % 8:
-            found = f"trial '{trial.name}' has {(stop - start) / 8:g} numbers of {name} per frame, its header states {least}"
-            raise FileFormatError(self.path, found, "the file is damaged; get it again")
-        values: Array = np.ascontiguousarray(frames[:, start:stop]).view("<f8").astype(float)[:, :least]
-        return values
+        found = []
+        for name, number in fields.items():
+            start, stop = spans.get(number, (0, 0))
+            if stop - start < 8 * count or (stop - start > 8 * count and not padded):
+                text = f"trial '{trial.name}' has {(stop - start) / 8:g} numbers of {name} per frame, the header states {count}"
+                raise FileFormatError(self.path, text, "the file is damaged; get it again")
+            found.append(np.ascontiguousarray(frames[:, start : start + 8 * count]).view("<f8").astype(float))
+        return found
 
 
 def _layout(frames: NDArray[np.uint8]) -> dict[int, tuple[int, int]]:
