@@ -270,15 +270,15 @@ class Multibody:
 
     def kinematics(self, q: Tensor, qd: Tensor | None = None, qdd: Tensor | None = None) -> Kinematics:
         """Poses, and with rates also velocities and accelerations, of all bodies."""
-        (_, slope, curvature), rotation, position, movers = self._pose(self._inner(q))
+        (_, slope, curvature), rotation, position, movers = self._pose(self._inner(q, q.shape[:-1]))
         state = Kinematics(q.shape[:-1], rotation, position, position[:, 0].detach(), (movers * slope).summed(self._weights.mT))
         if qd is None:
             return state
-        rate = self._weighted(self._inner(qd))
+        rate = self._weighted(self._inner(qd, q.shape[:-1]))
         moving = movers * (slope * rate)
         state.inner_velocity = moving.summed(self._carried_by_mover)
         if qdd is not None:
-            pushing = movers * (slope * self._weighted(self._inner(qdd)) + curvature * rate**2)
+            pushing = movers * (slope * self._weighted(self._inner(qdd, q.shape[:-1])) + curvature * rate**2)
             turned = moving.summed(self._before_mover).crossed(moving)
             state.inner_acceleration = (pushing + turned).summed(self._carried_by_mover)
         return state
@@ -323,7 +323,7 @@ class Multibody:
         wrench = self._body_wrenches(state)
         for load in loads:
             acts = self._unit_bodies[self.index("body", [load.body])[0], :, None]
-            force, point, moment = (self._inner(part) for part in (load.force, load.point, load.moment))
+            force, point, moment = (self._inner(part, q.shape[:-1]) for part in (load.force, load.point, load.moment))
             applied = Spatial(moment + cross(point - state.inner_reference, force), force)
             wrench = wrench + Spatial(applied.angular[:, None], applied.linear[:, None]) * -acts
         carried = wrench.summed(self.carries_body)
@@ -519,9 +519,12 @@ class Multibody:
     def _chosen_markers(self, names: Sequence[str] | None) -> Tensor:
         return self.index("marker", self.markers if names is None else names)
 
-    def _inner(self, values: Tensor) -> Tensor:
-        """``(..., item)`` as ``(item, frame)``."""
-        return values.reshape(-1, values.shape[-1]).mT
+    def _inner(self, values: Tensor, frames: torch.Size) -> Tensor:
+        """``(..., item)`` as ``(item, frame)``; what has fewer frames is repeated as torch broadcasts."""
+        items = values.shape[-1]
+        if values.shape[:-1] != frames:
+            values = _broadcast(values, frames)
+        return values.reshape(frames.numel(), items).mT
 
     def _weighted(self, values: Tensor) -> Tensor:
         """Arguments of the movers' functions ``(mover, frame)``."""
@@ -629,6 +632,13 @@ def _turned_by_simbody(tree: Tree, before: FloatArray) -> FloatArray:
             if mover.rotates and other.rotates and other.body == mover.body and tree.custom[mover.body]:
                 out[row, column] = float(set(other.weights) <= turning)
     return out
+
+
+def _broadcast(values: Tensor, frames: torch.Size) -> Tensor:
+    try:
+        return values.expand(*frames, values.shape[-1])
+    except RuntimeError as error:
+        raise InputError(f"a tensor of shape {tuple(values.shape)} does not fit coordinates with the leading dimensions {tuple(frames)}") from error
 
 
 def _from_ground(parent: Sequence[int]) -> list[int]:
