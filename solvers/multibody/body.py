@@ -176,6 +176,8 @@ class Multibody:
     ----------
     coordinates, bodies, markers
         Names.
+    tree
+        Bodies, joints and couplings.
     body_mass, body_center_of_mass, body_inertia
         ``(body,)`` [kg], ``(body, 3)`` [m], ``(body, 3, 3)`` [kg m^2] about the centre of mass in body axes.
     marker_location
@@ -208,7 +210,7 @@ class Multibody:
         self.coordinates = tuple(str(n) for n in model["coordinate"].values)
         self.bodies = tuple(str(n) for n in model["body"].values)
         self.markers = tuple(str(n) for n in model["marker"].values)
-        tree = compile_tree(model)
+        self.tree = tree = compile_tree(model)
         self._read_parameters(model, tree)
         self._read_topology(tree, simbody_rates)
         self._read_movers(tree)

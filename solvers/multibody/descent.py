@@ -61,12 +61,7 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
     max_steps
         Most steps.
     """
-    with torch.no_grad():
-        return _descend(problem, problem.lawful(q), frames, accuracy, columns, max_steps)
-
-
-def _descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, columns: Tensor | None, max_steps: int) -> Descent:
-    count = len(frames)
+    q, count = problem.lawful(q), len(frames)
     result = Descent(
         q.clone(), q.new_empty(count), torch.zeros(count, dtype=torch.long, device=q.device), torch.zeros(count, dtype=torch.bool, device=q.device)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class MarkerProblem:
     def __init__(
         self, body: Multibody, markers: Sequence[str], target: Tensor, weights: Tensor, locked: Tensor, lower: Tensor, upper: Tensor, tasks: Sequence[Task] = ()
     ) -> None:
-        self.body, self.tasks = body, tasks
+        self.body, self.tasks = body, tuple(tasks)
         chosen = body.index("marker", markers)
         chosen, target = chosen[~body.is_ground_marker[chosen]], target[:, ~body.is_ground_marker[chosen]]
         weights = weights[~body.is_ground_marker[body.index("marker", markers)]]
@@ -101,6 +102,19 @@ class MarkerProblem:
         normal = self._normal(motion, _moments(sums, rotation, turned, place)) if matrix else None
         descent, normal = self._led(q, descent, normal)
         return self._with_tasks(q, frames, Linearization(cost, descent, normal))
+
+    def marker_normal(self, q: Tensor, frames: Tensor) -> Tensor:
+        """What the markers alone put into the normal matrix ``(frame, free, free)``, lower part."""
+        normal = self.without_tasks().linearize(q, frames).normal
+        assert normal is not None
+        normal.diagonal(dim1=1, dim2=2).sub_(_STILL)
+        return normal
+
+    def without_tasks(self) -> MarkerProblem:
+        """The same problem with nothing but markers."""
+        other = copy.copy(self)
+        other.tasks = ()
+        return other
 
     def _normal(self, motion: Spatial, moments: Moments) -> Tensor:
         momentum = moments.summed(self._carries).momentum(motion)

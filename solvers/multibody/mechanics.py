@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,24 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from imdy_plugin.errors import InputError
+from imdy_plugin.solvers.body_load import BodyLoad
 from imdy_plugin.solvers.multibody.body import Load, Multibody
+from imdy_plugin.solvers.multibody.chunks import map_chunks
 
 FloatArray = NDArray[np.float64]
-
-CHUNK = 256
-"""Frames that are computed at once on a processor; memory does not grow beyond what they need."""
-
-CHUNK_ON_DEVICE = 65536
-"""The same on an accelerator."""
-
-
-class LoadArrays(Protocol):
-    """One external load on one body: name, and ``(time, 3)`` force [N], point [m] and moment about it [N m] in ground."""
-
-    body: str
-    force: FloatArray
-    point: FloatArray
-    moment: FloatArray
 
 
 class BodyMechanics:
@@ -95,9 +82,8 @@ class BodyMechanics:
         self.locked = np.asarray(model["coordinate_locked"].values, bool)
         self.couplings = {follower: leaders[0] for follower, leaders in self.body.followers.items()}
         self.other_constraints = [str(n) for n in model.attrs.get("other_constraints", ())]
-        self._chunk = CHUNK if self.body.device.type == "cpu" else CHUNK_ON_DEVICE
 
-    def inverse_dynamics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, loads: Sequence[LoadArrays] = ()) -> FloatArray:
+    def inverse_dynamics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, loads: Sequence[BodyLoad] = ()) -> FloatArray:
         """Generalized forces ``(time, coordinate)`` that make the model move so under gravity and ``loads``.
 
         Constraints are ignored, as OpenSim's InverseDynamicsTool does: a coupled coordinate carries its own force.
@@ -193,11 +179,12 @@ class BodyMechanics:
         """Apply a function of tensors to frames, chunk by chunk."""
         states = [self._checked(values) for values in coordinates]
         inputs = [*states, *(np.asarray(a, float) for a in arrays)]
-        pieces: list[list[FloatArray]] = []
-        with torch.no_grad():
-            for start in range(0, max(len(states[0]), 1), self._chunk):
-                outputs = function(*(self.body.tensor(a[start : start + self._chunk]) for a in inputs))
-                pieces.append([o.cpu().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))])
+
+        def computed(part: slice) -> list[FloatArray]:
+            outputs = function(*(self.body.tensor(a[part]) for a in inputs))
+            return [o.cpu().numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+        pieces = list(map_chunks(computed, len(states[0]), self.body.device))
         joined = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         unknown = ~np.isfinite(np.concatenate(states, axis=1)).all(axis=1)
         for array in joined:

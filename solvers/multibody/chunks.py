@@ -1,0 +1,55 @@
+"""Frames in chunks on all processors: one chunk fits a cache, and memory does not grow with the recording."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+FRAMES = 256
+"""Frames of a chunk on a processor."""
+
+FRAMES_ON_DEVICE = 65536
+"""Frames of a chunk on an accelerator."""
+
+T = TypeVar("T")
+
+
+def map_chunks(function: Callable[[slice], T], frames: int, device: torch.device) -> Iterator[T]:
+    """Apply a function to slices of the frames, in order; without gradients.
+
+    On a processor each chunk is computed by one thread: small operations gain nothing from several, and lose much where others
+    use the machine too.
+    """
+    size = FRAMES if device.type == "cpu" else FRAMES_ON_DEVICE
+    parts = [slice(first, first + size) for first in range(0, max(frames, 1), size)]
+
+    def computed(part: slice) -> T:
+        with torch.no_grad():
+            return function(part)
+
+    workers = min(len(parts), _processors()) if device.type == "cpu" else 1
+    if workers == 1:
+        with _one_thread():
+            yield from map(computed, parts)
+        return
+    with _one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(computed, parts)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
