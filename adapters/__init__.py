@@ -11,9 +11,11 @@ from imdy_plugin.interfaces import MarkerReader, ModelAdapter
 @hookimpl
 def imdy_register_model_adapters(register: Callable[[type[ModelAdapter]], None]) -> None:
     """Register the model adapters that ship."""
+    from imdy_plugin.adapters.b3d import B3dModelAdapter
     from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 
     register(OpenSimModelAdapter)
+    register(B3dModelAdapter)
 
 
 @hookimpl

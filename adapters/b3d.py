@@ -1,10 +1,12 @@
-"""Markers and ground forces in AddBiomechanics' .b3d files."""
+"""Markers, ground forces and the scaled model in AddBiomechanics' .b3d files."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +20,7 @@ from imdy_plugin.adapters.force_plates import CONTACT_THRESHOLD, Plate, clean_co
 from imdy_plugin.adapters.marker_checks import FOOT_NAMES, find_landmarks, frozen_markers, unique_labels
 from imdy_plugin.adapters.plate_assignment import assign_plates_to_feet
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
-from imdy_plugin.interfaces import MarkerReader
+from imdy_plugin.interfaces import LoadedModel, MarkerReader, ModelAdapter
 from imdy_plugin.schema import add_log, new_motion
 
 Array = NDArray[np.float64]
@@ -195,6 +197,40 @@ class B3dReader(MarkerReader):
                 raise FileFormatError(file.path, found, f"plates cannot be given to feet; names looked for: {FOOT_NAMES}")
             feet[body] = (motion["time"].values, motion["marker_position"].values[:, columns])
         return feet
+
+
+class B3dModelAdapter(ModelAdapter):
+    """Reads the scaled OpenSim model that a .b3d file holds; of several processing passes the last one's."""
+
+    name: ClassVar[str] = "b3d"
+    summary: ClassVar[str] = "the scaled OpenSim model in AddBiomechanics' .b3d files"
+
+    def accepts(self, source: Any) -> bool:
+        """Whether ``source`` is a path that ends in .b3d, or in .b3d#trial."""
+        return B3dReader().accepts(source)
+
+    def load(self, source: Any) -> LoadedModel:
+        """Read the model of ``source``, as :class:`~imdy_plugin.adapters.opensim_model.OpenSimModelAdapter` does.
+
+        Raises
+        ------
+        FileFormatError
+            The file is no .b3d, holds no model, or one that OpenSim cannot read.
+        """
+        from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
+
+        file = read_b3d_bytes(_split(source)[0])
+        texts = [text for text in file.models if text.strip()]
+        if not texts:
+            raise FileFormatError(file.path, "holds no model", "give an .osim file")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{file.path.stem}.osim")
+            path.write_text(texts[-1], encoding="utf-8")
+            try:
+                loaded = OpenSimModelAdapter().load(path)
+            except FileFormatError as error:
+                raise FileFormatError(file.path, f"its model: {error.found}", error.fix) from error
+        return replace(loaded, dataset=loaded.dataset.assign_attrs(source=str(file.path)))
 
 
 def _split(source: str | os.PathLike[str]) -> tuple[str, str | None]:

@@ -80,6 +80,7 @@ class Subject:
     names: tuple[str, ...] = MARKERS
     bodies: tuple[str, ...] = ("calcn_r", "calcn_l")
     version: int = 4
+    models: tuple[str, ...] = ("<OpenSimDocument/>",)
     extra: bytes = b""
     states: dict[str, int] = field(default_factory=dict)
 
@@ -88,7 +89,7 @@ class Subject:
         sensor = len(frames[0][0][0]) if frames and frames[0] else 1
         processed = max((len(f) for trial in frames for rest in trial for f in rest[1:]), default=0)
         header = integer(1, 0) + integer(3, self.states.get("sensor", sensor)) + integer(4, self.states.get("pass", processed))
-        header += content(5, content(2, "<OpenSimDocument/>"))
+        header += b"".join(content(5, content(2, model)) for model in self.models)
         header += b"".join(content(6, body) for body in self.bodies) + b"".join(content(9, self.header(t)) for t in self.trials)
         header += integer(10, self.version) + real(14, 1.75) + real(15, WEIGHT / 9.81) + b"".join(content(17, name) for name in self.names) + self.extra
         body = b"".join(part for trial in frames for rest in trial for part in rest)
@@ -298,6 +299,24 @@ def test_loads_as_a_trial(quiet: Path) -> None:
     assert trial.motion.sizes["marker"] == len(MARKERS)
     assert trial.ground_force is not None
     np.testing.assert_allclose(trial.ground_force["ground_force"].sel(axis="y").sum("body"), WEIGHT)
+
+
+def test_reads_the_last_pass_s_model(tmp_path: Path, walk: dict[str, Path]) -> None:
+    path = Subject((QUIET,), models=("", "<OpenSimDocument/>", walk["model"].read_text(encoding="utf-8"))).write(tmp_path / "model.b3d")
+    loaded, truth = registry.load_model(path), registry.load_model(walk["model"])
+    assert loaded.native.getName() == truth.native.getName()
+    np.testing.assert_array_equal(loaded.dataset["body_inertia"], truth.dataset["body_inertia"])
+    assert loaded.dataset.attrs["source"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"), [((), "holds no model"), (("",), "holds no model"), (("<OpenSimDocument>",), "its model: "), (("<a/>",), "its model: holds <a>")]
+)
+def test_a_model_that_cannot_be_read(tmp_path: Path, models: tuple[str, ...], message: str) -> None:
+    path = Subject((QUIET,), models=models).write(tmp_path / "model.b3d")
+    with pytest.raises(FileFormatError, match=message) as raised:
+        registry.load_model(f"{path}#quiet_segment_0")
+    assert raised.value.path == str(path)
 
 
 @pytest.mark.parametrize(
