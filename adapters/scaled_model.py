@@ -137,6 +137,17 @@ def move_markers(native: Any, measured: Mapping[str, ArrayLike], pose: Mapping[s
     return moved
 
 
+def shift_markers(native: Any, shifts: Mapping[str, ArrayLike]) -> None:
+    """Move markers of a model, in place, by distances along the axes of their bodies [m]."""
+    opensim = import_opensim()
+    model, state = _built(native)
+    for name, shift in shifts.items():
+        own = model.getMarkerSet().get(name)
+        frame = own.getParentFrame()
+        local = frame.findBaseFrame().expressVectorInAnotherFrame(state, opensim.Vec3(*(float(x) for x in np.asarray(shift))), frame)
+        native.updMarkerSet().get(name).set_location(opensim.Vec3(*(own.get_location().to_numpy() + local.to_numpy()).tolist()))
+
+
 def keep_markers(native: Any, names: set[str]) -> tuple[str, ...]:
     """Remove markers of a model, in place, that are not among ``names``; return those removed."""
     markers = native.updMarkerSet()

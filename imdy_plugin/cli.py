@@ -183,9 +183,15 @@ def scale(
             "--preserve-mass-distribution/--mass-by-size", help="Whether bodies keep their share of the mass; by default as the setup says, else yes."
         ),
     ] = None,
+    place: Annotated[
+        Literal["free", "all", "soft", "none"] | None,
+        typer.Option("--place", help="Markers to move to where they were measured: those not held fixed, all, only those on soft tissue, none."),
+    ] = None,
     keep_unmeasured: Annotated[bool, typer.Option("--keep-unmeasured", help="Keep markers that the recording lacks.")] = False,
+    asymmetric: Annotated[bool, typer.Option("--asymmetric", help="Let left and right differ; without a setup.")] = False,
+    also: Annotated[list[Path] | None, typer.Option("--also", help="A further recording, such as walking; repeat for more; without a setup.")] = None,
 ) -> None:
-    """Scale a generic OpenSim model to a person, from a standing trial and the person's mass."""
+    """Scale a generic OpenSim model to a person, from a recording and the person's mass, with or without a ScaleTool setup."""
     from imdy_plugin import scaling
 
     with _friendly(), _progress():
@@ -198,7 +204,10 @@ def scale(
             markers=markers,
             output=output,
             preserve_mass_distribution=preserve,
+            place_markers=place,
             keep_unmeasured=keep_unmeasured,
+            symmetric=not asymmetric,
+            also=also or (),
         )
         out.print(scaling.factor_table(person))
         out.print(scaling.pose_line(person), soft_wrap=True)

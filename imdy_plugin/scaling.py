@@ -1,4 +1,4 @@
-"""A generic model made the size of a person, from a standing trial and the person's mass."""
+"""A generic model made the size of a person, from a standing trial (or any other) and the person's mass."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imdy_plugin.adapters.scale_setup import Measurement, ScaleSetup
+    from imdy_plugin.solvers.size_fit import SizeFit
 
 FloatArray = NDArray[np.float64]
 Positions = dict[str, FloatArray]
+Placing = Literal["free", "all", "soft", "none"]
 
 PLAUSIBLE_FACTORS = (0.5, 2.0)
 """Scale factors between a generic adult and a person."""
@@ -32,6 +34,18 @@ LARGE_SWAY = 0.02
 
 LARGE_POSE_ERROR = 0.05
 """Root mean square distance [m] of markers in the static pose beyond which the fit is called suspicious."""
+
+LARGE_OFFSET = 0.1
+"""Distance [m] of a marker from where the generic model has it beyond which it may be another one."""
+
+MIN_MARKERS = 6
+"""Fewest markers that model and recording must share for an automatic fit."""
+
+FRAMES = 15
+"""Frames of each recording that are fitted automatically, spread over it."""
+
+_VISIBLE = 0.8
+"""Share of the most markers seen at once that a frame must show to be fitted."""
 
 _STAMP = 0.1
 """Share of a frame's duration by which rounded time stamps may miss."""
@@ -49,10 +63,13 @@ class ScaledModel:
         Scale factors of each body along its own x, y and z.
     mass
         Total mass [kg].
+    uncertainty
+        Standard deviation of each factor, relative to it; empty where a setup states the measurements.
     pose
-        Coordinates [rad or m] in which the person stood; empty where markers were not placed.
+        Coordinates [rad or m] in which the person stood, or of the first frame of an automatic fit; empty where there is none.
     marker_error
-        Distance [m] of each tracked marker from the scaled model's in that pose, before any was moved.
+        Distance [m] of each tracked marker from the scaled model's: with a setup in the static pose before any was moved, of an automatic fit
+        the root mean square over its frames, with markers where it finds them.
     moved
         How far [m] each marker was moved on its body.
     removed
@@ -64,6 +81,7 @@ class ScaledModel:
     native: Any
     factors: dict[str, tuple[float, float, float]]
     mass: float
+    uncertainty: dict[str, tuple[float, float, float]]
     pose: dict[str, float]
     marker_error: dict[str, float]
     moved: dict[str, float]
@@ -86,20 +104,25 @@ def scale(
     markers: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     preserve_mass_distribution: bool | None = None,
-    place_markers: Literal["free", "none"] | None = None,
+    place_markers: Placing | None = None,
     keep_unmeasured: bool = False,
+    symmetric: bool = True,
+    also: Sequence[Any] = (),
 ) -> ScaledModel:
     """Scale a generic model to a person.
 
     With a ``setup`` this gives what OpenSim's ScaleTool gives from it: factors from distances between markers and from the setup, masses, the
     static pose by weighted inverse kinematics, and markers moved to where they were measured.
 
+    Without one, factors, places of the markers on their bodies and the poses of a few frames are fitted together
+    (:mod:`imdy_plugin.solvers.size_fit`); what the markers do not tell follows the segments beside it and the size of the whole body.
+
     Parameters
     ----------
     model
         Generic model, an ``.osim`` path or an ``opensim.Model``; that of the setup where None. It is not changed.
     static
-        Recording of the person standing (``.trc``, ``.c3d`` or a motion); that of the setup where None.
+        Recording of the person standing, or without a setup of any movement (``.trc``, ``.c3d`` or a motion); that of the setup where None.
     mass
         Body mass [kg]; that of the setup where None.
     height
@@ -113,10 +136,14 @@ def scale(
     preserve_mass_distribution
         Whether bodies keep their share of the mass; where None as the setup says, and True without one.
     place_markers
-        ``"free"`` moves markers that the model does not hold fixed to where they were measured, ``"none"`` moves none; where None as the setup
-        says.
+        Which markers are moved to where they were measured: ``"free"`` those that the model does not hold fixed, ``"all"``, ``"soft"`` only
+        those between two joints of a limb (clusters on soft tissue), ``"none"``. Where None as the setup says, and ``"free"`` without one.
     keep_unmeasured
         Keep the model's markers that the recording lacks; they stay where scaling puts them.
+    symmetric
+        Give left and right the same factors; only without a setup, which states what is scaled by what.
+    also
+        Further recordings of the same person with the same markers, for an automatic fit: walking tells where joints are.
 
     Returns
     -------
@@ -139,20 +166,42 @@ def scale(
     """
     from imdy_plugin.adapters.scale_setup import read_scale_setup
 
+    chosen = _Choices(mass, height, markers, output, preserve_mass_distribution, place_markers, keep_unmeasured)
     if setup is None:
-        raise InputError("no ScaleTool setup is given; give setup=...")
-    job = read_scale_setup(setup)
-    generic_path = model if model is not None else job.model_file
-    if generic_path is None:
+        return _scale_automatically(model, [static, *also], chosen, symmetric)
+    if also:
+        raise InputError("further recordings are given with a setup, which measures in one; leave out either")
+    return _scale_by_setup(read_scale_setup(setup), model, static, chosen)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What the caller of :func:`scale` chose, setup or not."""
+
+    mass: float | None
+    height: float | None
+    markers: str | os.PathLike[str] | None
+    output: str | os.PathLike[str] | None
+    preserve_mass_distribution: bool | None
+    place_markers: Placing | None
+    keep_unmeasured: bool
+
+
+def _scale_by_setup(job: ScaleSetup, model: Any, static: Any, chosen: _Choices) -> ScaledModel:
+    source = model if model is not None else job.model_file
+    if source is None:
         raise InputError(f"{job.path}: names no generic model; give model=...")
-    _check_output(output, generic_path)
-    native = _with_markers(_native(generic_path), markers if markers is not None else job.marker_set_file)
-    person_mass = _mass(mass, job)
+    _check_output(chosen.output, source)
+    mass = _mass(chosen.mass, job)
+    height = chosen.height if chosen.height is not None else job.height
+    native = _with_markers(_native(source), chosen.markers if chosen.markers is not None else job.marker_set_file)
     factors = _setup_factors(job, native, _recording(static, job.scale_file, job, height)) if job.scales else {}
-    scaled = _scaled(native, factors, person_mass, job.preserve_mass_distribution if preserve_mass_distribution is None else preserve_mass_distribution)
-    places = job.places if place_markers is None else place_markers == "free"
-    placed = _place(scaled, job, _recording(static, job.place_file, job, height), keep_unmeasured) if places else _Placement()
-    return _finish(scaled, factors, placed, output)
+    preserve = job.preserve_mass_distribution if chosen.preserve_mass_distribution is None else chosen.preserve_mass_distribution
+    scaled = _scaled(native, factors, mass, preserve)
+    placing, placed = chosen.place_markers or ("free" if job.places else "none"), _Placement()
+    if placing != "none":
+        placed = _place(scaled, job, _recording(static, job.place_file, job, height), placing, chosen.keep_unmeasured)
+    return _finish(scaled, factors, placed, chosen.output)
 
 
 @dataclass(frozen=True)
@@ -165,30 +214,147 @@ class _Placement:
     removed: tuple[str, ...] = ()
 
 
+def _scale_automatically(model: Any, recordings: Sequence[Any], chosen: _Choices, symmetric: bool) -> ScaledModel:
+    if model is None or recordings[0] is None:
+        raise InputError(f"no {'generic model' if model is None else 'recording of the person'} is given, and no setup that names one")
+    _check_output(chosen.output, model)
+    if chosen.mass is None:
+        raise InputError("no body mass is given, and no setup that states one; give mass=... in kilograms")
+    _check_mass(chosen.mass)
+    native = _with_markers(_native(model), chosen.markers)
+    names, measured = _pooled_frames([_read_markers(source, chosen.height) for source in recordings], native)
+    fit = _fitted_size(native, names, measured, symmetric)
+    factors = dict(zip(fit.bodies, fit.size.factors, strict=True))
+    scaled = _scaled(native, factors, chosen.mass, chosen.preserve_mass_distribution is not False)
+    placed = _put_markers(scaled, fit, chosen.place_markers or "free", chosen.keep_unmeasured)
+    spread = {body: (float(u[0]), float(u[1]), float(u[2])) for body, u in zip(fit.bodies, fit.size.uncertainty, strict=True)}
+    return _finish(scaled, factors, placed, chosen.output, spread)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """An automatic fit with the names of what it is of."""
+
+    bodies: tuple[str, ...]
+    coordinates: tuple[str, ...]
+    markers: tuple[str, ...]
+    size: SizeFit
+
+
+def _pooled_frames(recordings: Sequence[xr.Dataset], native: Any) -> tuple[list[str], FloatArray]:
+    """Markers that the model shares with any recording, and their places in frames spread over all of them ``(frame, marker, 3)``."""
+    from imdy_plugin.adapters.scaled_model import default_marker_positions
+
+    known = default_marker_positions(native)
+    every = list(dict.fromkeys(str(n) for motion in recordings for n in motion["marker"].values))
+    shared = [name for name in every if name in known]
+    if len(shared) < MIN_MARKERS:
+        nearest = " ".join(f"'{name}': {suggest(name, known)}" for name in [n for n in every if n not in known][:3])
+        raise InputError(
+            f"model and recording share {len(shared)} marker(s) ({', '.join(shared) or 'none'}), at least {MIN_MARKERS} are needed; {nearest} "
+            "Rename them, or give a marker set (markers=...) that puts the recording's markers on the model's bodies"
+        )
+    measured = np.concatenate([_spread_frames(motion, shared) for motion in recordings])
+    seen = np.isfinite(measured).all(axis=-1).any(axis=0)
+    lost = [name for name, was in zip(shared, seen, strict=True) if not was]
+    if lost:
+        warnings.warn(f"markers are not seen in the frames that are fitted, and stay where scaling puts them: {_first(lost)}", DataWarning, stacklevel=4)
+    return [name for name, was in zip(shared, seen, strict=True) if was], measured[:, seen]
+
+
+def _spread_frames(motion: xr.Dataset, names: Sequence[str]) -> FloatArray:
+    """Places of markers in frames that show most of them, spread evenly over a recording; NaN where missing."""
+    position = motion["marker_position"].reindex(marker=list(names)).values
+    count = np.isfinite(position).all(axis=-1).sum(axis=1)
+    good = np.flatnonzero(count >= max(_VISIBLE * count.max(), 3))
+    if not good.size:
+        raise InputError(f"no frame of '{motion.attrs.get('source', 'the recording')}' shows three of the model's markers")
+    chosen = np.unique(np.linspace(0, len(good) - 1, min(FRAMES, len(good))).round().astype(int))
+    places: FloatArray = position[good[chosen]]
+    return places
+
+
+def _fitted_size(native: Any, names: list[str], measured: FloatArray, symmetric: bool) -> _Fit:
+    from imdy_plugin.adapters.scaled_model import body_names, scale_model, total_mass
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.size_fit import SizeProblem, fit_size, overall_size
+    from imdy_plugin.solvers.static_pose import fit_poses
+
+    dataset = registry.load_model(native).dataset
+    size = overall_size(dataset, names, measured)
+    uniform = {body: np.full(3, size) for body in body_names(native)}
+    mechanics = OpenSimMechanics(scale_model(native, uniform, total_mass(native), preserve_mass_distribution=True))
+    lower, upper = mechanics.bounds.T
+    held = np.asarray(mechanics.locked, bool) | (lower >= upper) | np.isin(np.arange(len(lower)), list(mechanics.couplings))
+    problem = SizeProblem(dataset, names, measured, bounds=mechanics.bounds, held=held, root=mechanics.root_coordinates, symmetric=symmetric)
+    found = fit_size(problem, fit_poses(mechanics, names, measured, np.ones(len(names))), size)
+    _warn_of_fit(names, found)
+    return _Fit(tuple(problem.bodies), tuple(problem.coordinates), tuple(names), found)
+
+
+def _warn_of_fit(names: Sequence[str], found: SizeFit) -> None:
+    distance = np.linalg.norm(found.offset, axis=1)
+    far = [f"{name} {1e3 * d:.0f} mm" for name, d in zip(names, distance, strict=True) if d > LARGE_OFFSET]
+    if far:
+        text = f"markers sit far from where the scaled model has them: {_first(far)}"
+        warnings.warn(f"{text}; check their names, and that right and left are not swapped", DataWarning, stacklevel=5)
+    _warn_of_pose(dict(zip(names, found.marker_rms.tolist(), strict=True)))
+
+
+def _put_markers(scaled: Any, fit: _Fit, placing: Placing, keep_unmeasured: bool) -> _Placement:
+    """Move markers, in place, to where the fit has them."""
+    from imdy_plugin.adapters.scaled_model import fixed_markers, keep_markers, shift_markers
+
+    removed = () if keep_unmeasured else keep_markers(scaled, set(fit.markers))
+    fixed = fixed_markers(scaled)
+    allowed = {
+        "free": [name not in fixed for name in fit.markers],
+        "all": [True] * len(fit.markers),
+        "soft": [name not in fixed and bool(soft) for name, soft in zip(fit.markers, fit.size.technical, strict=True)],
+        "none": [False] * len(fit.markers),
+    }[placing]
+    if placing == "free" and not any(allowed):
+        text = "the model holds all its markers fixed, so none is moved to where it was measured"
+        warnings.warn(f"{text}; place_markers='all' (--place all) moves them", DataWarning, stacklevel=4)
+    shifts = {name: offset for name, offset, may in zip(fit.markers, fit.size.offset, allowed, strict=True) if may}
+    shift_markers(scaled, shifts)
+    moved = {name: float(np.linalg.norm(shift)) for name, shift in shifts.items()}
+    pose = dict(zip(fit.coordinates, fit.size.pose[0].tolist(), strict=True))
+    return _Placement(pose, dict(zip(fit.markers, fit.size.marker_rms.tolist(), strict=True)), moved, removed)
+
+
 def factor_table(person: ScaledModel) -> Table:
     """Scale factors of each body along its axes, for a terminal."""
     from rich.table import Table
 
     table = Table("body", *(f"{axis} axis" for axis in "xyz"), box=None, padding=(0, 2, 0, 0))
     for body, factors in person.factors.items():
-        table.add_row(body, *(f"{factor:.3f}" for factor in factors))
+        spread = person.uncertainty.get(body)
+        table.add_row(body, *(f"{f:.3f}" if spread is None else f"{f:.3f} ± {f * u:.3f}" for f, u in zip(factors, spread or factors, strict=True)))
     return table
 
 
 def pose_line(person: ScaledModel) -> str:
-    """How well the scaled model fits the static pose, in a line; empty where markers were not placed."""
+    """How well the scaled model fits the markers, in a line; empty where it was not posed."""
     if not person.marker_error:
         return ""
-    return f"static pose: {len(person.marker_error)} markers tracked, rms {1e3 * person.marker_rms:.1f} mm; {len(person.moved)} markers moved on their bodies"
+    what = "fit" if person.uncertainty else "static pose"
+    return f"{what}: {len(person.marker_error)} markers tracked, rms {1e3 * person.marker_rms:.1f} mm; {len(person.moved)} markers moved on their bodies"
 
 
-def _finish(scaled: Any, factors: Mapping[str, FloatArray], placed: _Placement, output: str | os.PathLike[str] | None) -> ScaledModel:
+def _finish(
+    scaled: Any,
+    factors: Mapping[str, FloatArray],
+    placed: _Placement,
+    output: str | os.PathLike[str] | None,
+    uncertainty: dict[str, tuple[float, float, float]] | None = None,
+) -> ScaledModel:
     from imdy_plugin.adapters.scaled_model import body_names, total_mass, write_model
 
     every = {body: np.asarray(factors.get(body, np.ones(3)), float) for body in body_names(scaled)}
     triples = {body: (float(f[0]), float(f[1]), float(f[2])) for body, f in every.items()}
     path = write_model(scaled, output) if output is not None else None
-    return ScaledModel(scaled, triples, total_mass(scaled), placed.pose, placed.marker_error, placed.moved, placed.removed, path)
+    return ScaledModel(scaled, triples, total_mass(scaled), uncertainty or {}, placed.pose, placed.marker_error, placed.moved, placed.removed, path)
 
 
 def _native(source: Any) -> Any:
@@ -215,9 +381,14 @@ def _mass(mass: float | None, job: ScaleSetup) -> float | None:
     chosen = mass if mass is not None else job.mass
     if chosen is None and job.scales:
         raise InputError(f"{job.path}: states no mass; give mass=... in kilograms")
-    if chosen is not None and not (np.isfinite(chosen) and chosen > 0):
-        raise InputError(f"the mass is {chosen} kg; give a positive number of kilograms")
+    if chosen is not None:
+        _check_mass(chosen)
     return chosen
+
+
+def _check_mass(mass: float) -> None:
+    if not (np.isfinite(mass) and mass > 0):
+        raise InputError(f"the mass is {mass} kg; give a positive number of kilograms")
 
 
 def _scaled(native: Any, factors: Mapping[str, FloatArray], mass: float | None, preserve: bool) -> Any:
@@ -236,16 +407,21 @@ def _warn_of_factors(factors: Mapping[str, FloatArray]) -> None:
 
 
 def _recording(static: Any, named: Path | None, job: ScaleSetup, height: float | None) -> xr.Dataset:
-    """The static trial, checked as any recording is."""
-    from imdy_plugin.adapters.marker_checks import check_markers
-
+    """The static trial that is given, or that the setup names."""
     source = static if static is not None else named
     if source is None:
         raise InputError(f"{job.path}: names no recording; give static=...")
+    return _read_markers(source, height)
+
+
+def _read_markers(source: Any, height: float | None) -> xr.Dataset:
+    """Markers, checked as those of any recording are."""
+    from imdy_plugin.adapters.marker_checks import check_markers
+
     motion = registry.find_marker_reader(source).read(source)
     if "marker_position" not in motion:
-        raise InputError(f"the static trial {source!r} holds no markers; give a marker file")
-    check_markers(motion, height if height is not None else job.height)
+        raise InputError(f"the recording {source!r} holds no markers; give a marker file")
+    check_markers(motion, height)
     return motion
 
 
@@ -359,12 +535,14 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, keep_unmeasured: bool) -> _Placement:
+def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, placing: Placing, keep_unmeasured: bool) -> _Placement:
     """Fit the static pose and move the free markers, in place."""
     from imdy_plugin.adapters.scaled_model import fixed_markers, keep_markers, move_markers
     from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
     from imdy_plugin.solvers.static_pose import fit_pose
 
+    if placing == "soft":
+        raise InputError("markers on soft tissue are told apart by the automatic fit only; with a setup place 'free', 'all' or 'none'")
     measured = _mean_place(motion, _frames(motion, job.place_range))
     mechanics = OpenSimMechanics(scaled)
     names = [name for name in mechanics.markers if name in measured]
@@ -380,8 +558,8 @@ def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, keep_unmeasured: bo
     error = {name: float(d) for name, d, w in zip(names, distance, weights, strict=True) if w > 0}
     _warn_of_pose(error)
     removed = () if keep_unmeasured else keep_markers(scaled, set(motion["marker"].values.tolist()))
-    fixed = fixed_markers(scaled)
-    moved = move_markers(scaled, {n: measured[n] for n in names if n not in fixed}, found.value)
+    held = set() if placing == "all" else fixed_markers(scaled)
+    moved = move_markers(scaled, {n: measured[n] for n in names if n not in held}, found.value)
     return _Placement(found.value, error, moved, removed)
 
 

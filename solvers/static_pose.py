@@ -74,6 +74,30 @@ def fit_pose(
     return StaticPose(dict(zip(mechanics.coordinates, best.tolist(), strict=True)), mechanics.marker_jacobian(best, names)[0], problem.cost(best))
 
 
+def fit_poses(mechanics: Any, names: Sequence[str], measured: FloatArray, weights: FloatArray) -> FloatArray:
+    """Poses ``(frame, coordinate)`` of several frames of markers ``(frame, marker, 3)`` [m], each searched from the one before.
+
+    Where that leads to a fit twice as bad as the best so far, the frame is searched from nowhere.
+
+    Raises
+    ------
+    InputError
+        A frame shows fewer than :data:`MIN_MARKERS` markers that have a weight.
+    """
+    poses: list[FloatArray] = []
+    best = np.inf
+    for frame in measured:
+        problem = _Problem(mechanics, tuple(names), frame, weights, {})
+        near = problem.solve(problem.solve(poses[-1], problem.root), problem.free) if poses else problem.start
+        if not poses or problem.cost(near) > 2.0 * best:
+            found = fit_pose(mechanics, names, frame, weights).value
+            far = np.array([found[name] for name in mechanics.coordinates])
+            near = far if not poses or problem.cost(far) < problem.cost(near) else near
+        best = min(best, problem.cost(near))
+        poses.append(near)
+    return np.array(poses)
+
+
 class _Problem:
     def __init__(self, mechanics: Any, names: tuple[str, ...], measured: FloatArray, weights: FloatArray, targets: dict[str, tuple[float, float]]) -> None:
         self.mechanics, self.names, self.measured = mechanics, names, measured
