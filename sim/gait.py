@@ -28,7 +28,8 @@ from imdy_plugin.errors import InputError
 from imdy_plugin.sim.anthropometry import HEIGHT_RANGE, LENGTHS
 from imdy_plugin.sim.gait_table import GAITS, TABLE_HEIGHT, Gait
 from imdy_plugin.sim.person import FOOT, design_person
-from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+from imdy_plugin.solvers.body_load import BodyLoad
+from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 Array = NDArray[np.float64]
 

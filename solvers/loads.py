@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.schema import GROUND_FORCE_VARIABLES
+from imdy_plugin.solvers.body_load import BodyLoad
 from imdy_plugin.solvers.kinematics import resample_stretches, smooth
-from imdy_plugin.solvers.opensim_mechanics import BodyLoad
 
 FloatArray = NDArray[np.float64]
 

@@ -15,30 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from imdy_plugin._opensim import coordinate_kinds, find_feet, find_root, import_opensim, silenced, strip_forces
 from imdy_plugin.errors import InputError, SolverError, UnknownNameError
+from imdy_plugin.solvers.body_load import BodyLoad
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class BodyLoad:
-    """One external load on one body, all in the ground frame.
-
-    Attributes
-    ----------
-    body
-        Name of the body.
-    force
-        ``(time, 3)`` [N].
-    point
-        Point of application in ground, ``(time, 3)`` [m].
-    moment
-        Moment about that point, ``(time, 3)`` [N m].
-    """
-
-    body: str
-    force: FloatArray
-    point: FloatArray
-    moment: FloatArray
 
 
 @dataclass(frozen=True)
@@ -68,6 +47,8 @@ class OpenSimMechanics:
 
     Attributes
     ----------
+    name
+        The model's name.
     coordinates, units
         Names in the model's order, and for each ``"N m"`` or ``"N"``.
     root_coordinates, root_body
@@ -100,6 +81,7 @@ class OpenSimMechanics:
                 self._state = self.native.initSystem()
         except RuntimeError as error:
             raise SolverError(f"OpenSim cannot build the model '{native_model.getName()}': {error}") from error
+        self.name = str(self.native.getName())
         self._matter = self.native.getMatterSubsystem()
         self._solver = self._opensim.InverseDynamicsSolver(self.native) if self.native.getForceSet().getSize() else None
         self._known_stations: dict[tuple[str, ...], tuple[list[Any], Any, Any]] = {}

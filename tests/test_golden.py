@@ -21,7 +21,8 @@ from imdy_plugin.errors import DataWarning
 from imdy_plugin.interfaces import LoadedModel, Trial
 from imdy_plugin.solvers.classic import OpenSimOptions, OpenSimSolver
 from imdy_plugin.solvers.kinematics import coordinates_of, smooth
-from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+from imdy_plugin.solvers.body_load import BodyLoad
+from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
 

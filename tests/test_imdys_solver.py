@@ -46,7 +46,8 @@ def test_a_walk_is_solved(result: xr.Dataset, trial: Trial) -> None:
 
 
 def test_the_answer_closes_the_equations_of_motion(result: xr.Dataset, trial: Trial) -> None:
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+    from imdy_plugin.solvers.body_load import BodyLoad
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
     mechanics = OpenSimMechanics(trial.native_model)
     loads = [BodyLoad(b, *(result[v].values[:, i] for v in ("ground_force", "center_of_pressure", "free_moment"))) for i, b in enumerate(result["body"].values)]

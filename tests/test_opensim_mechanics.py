@@ -11,7 +11,8 @@ import pytest
 from imdy_plugin._opensim import import_opensim
 from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.sim.person import write_person
-from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+from imdy_plugin.solvers.body_load import BodyLoad
+from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 G = 9.80665
 

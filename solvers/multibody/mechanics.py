@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,46 @@ from imdy_plugin.solvers.multibody.body import Load, Multibody
 from imdy_plugin.solvers.multibody.chunks import map_chunks
 
 FloatArray = NDArray[np.float64]
+
+_KEPT_MODELS = 8
+_compiled: OrderedDict[tuple[str, bool], BodyMechanics] = OrderedDict()
+
+
+def body_mechanics(model: xr.Dataset, *, simbody_rates: bool = False) -> BodyMechanics:
+    """Mechanics of a model on the processor; compiled once for the same content.
+
+    Parameters
+    ----------
+    model, simbody_rates
+        As in :class:`BodyMechanics`.
+
+    Raises
+    ------
+    InputError
+        The model holds what cannot be represented; the error names it, and says which solver takes the model nevertheless.
+    """
+    key = model_digest(model), simbody_rates
+    if key not in _compiled:
+        try:
+            _compiled[key] = BodyMechanics(model, simbody_rates=simbody_rates)
+        except InputError as error:
+            hint = "solver 'opensim' can take such a model, with joint coordinates and measured ground forces"
+            raise InputError(f"model '{model.attrs['name']}': {error}; {hint}") from error
+        while len(_compiled) > _KEPT_MODELS:
+            _compiled.popitem(last=False)
+    _compiled.move_to_end(key)
+    return _compiled[key]
+
+
+def model_digest(model: xr.Dataset) -> str:
+    """A digest of what a model is, whatever its file and log; equal for equal models."""
+    digest = hashlib.sha256()
+    for name, variable in sorted(model.variables.items(), key=lambda pair: str(pair[0])):
+        digest.update(f"{name} {variable.dims} {variable.shape}".encode())
+        values = variable.values
+        digest.update(repr(values.tolist()).encode() if values.dtype.kind == "O" else np.ascontiguousarray(values).tobytes())
+    digest.update(repr([(key, value) for key, value in sorted(model.attrs.items()) if key not in ("source", "log")]).encode())
+    return digest.hexdigest()
 
 
 class BodyMechanics:
@@ -57,6 +99,8 @@ class BodyMechanics:
         whether the model holds it fixed.
     couplings
         Index of each coordinate that follows others, and of the first that it follows.
+    excluded_forces
+        Names of the model's own forces, which are left out.
     other_constraints
         Names of enforced constraints that are no couplings; nothing here heeds them.
 
@@ -81,6 +125,7 @@ class BodyMechanics:
         self.bounds = np.where(clamped, model["coordinate_range"].values, [-np.inf, np.inf])
         self.locked = np.asarray(model["coordinate_locked"].values, bool)
         self.couplings = {follower: leaders[0] for follower, leaders in self.body.followers.items()}
+        self.excluded_forces = [str(n) for n in model.attrs.get("own_forces", ())]
         self.other_constraints = [str(n) for n in model.attrs.get("other_constraints", ())]
 
     def inverse_dynamics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, loads: Sequence[BodyLoad] = ()) -> FloatArray:
@@ -137,10 +182,12 @@ class BodyMechanics:
         (wrench,) = self._map(self.body.ground_wrench, q, qd, qdd)
         return wrench
 
-    def point_kinematics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, body: str, points: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Position, velocity and acceleration in ground, each ``(time, point, 3)``, of ``points (point, 3)`` fixed to ``body``."""
+    def point_kinematics(
+        self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, body: str | Sequence[str], points: ArrayLike
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Position, velocity and acceleration in ground, each ``(time, point, 3)``, of ``points (point, 3)`` fixed to a body, or each to its own."""
         location = self.body.tensor(np.atleast_2d(np.asarray(points, float)))
-        bodies = self.body.index("body", [body]).expand(len(location))
+        bodies = self.body.index("body", [body] if isinstance(body, str) else body).expand(len(location))
 
         def frames(q: Tensor, qd: Tensor, qdd: Tensor) -> tuple[Tensor, ...]:
             state = self.body.kinematics(q, qd, qdd)

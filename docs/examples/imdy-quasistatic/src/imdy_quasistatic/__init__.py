@@ -33,8 +33,9 @@ class QuasistaticSolver(Solver):
     def solve(self, trial: Trial, options: Any) -> xr.Dataset:
         """Share the weight between the feet by the position of the centre of mass between them, then inverse dynamics at rest."""
         from imdy_plugin.schema import new_result
+        from imdy_plugin.solvers.body_load import BodyLoad
         from imdy_plugin.solvers.kinematics import coordinates_of
-        from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+        from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
         mechanics = OpenSimMechanics(trial.native_model)
         motion = coordinates_of(trial)
