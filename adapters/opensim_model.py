@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, fromstring
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin._opensim import coordinate_kinds, find_feet, find_root, import_opensim, is_opensim_object, silenced, strip_forces
-from imdy_plugin.errors import DataWarning, FileFormatError, InputError
-from imdy_plugin.interfaces import LoadedModel, ModelAdapter
+from imdy_plugin.adapters.model_outline import read_outline
+from imdy_plugin.errors import DataWarning, FileFormatError, ImdyError, InputError
+from imdy_plugin.interfaces import Deferred, LoadedModel, ModelAdapter
 from imdy_plugin.schema import add_log, new_model
 
 FloatArray = NDArray[np.float64]
@@ -53,7 +54,7 @@ class OpenSimModelAdapter(ModelAdapter):
         return is_opensim_object(source, "Model")
 
     def load(self, source: Any) -> LoadedModel:
-        """Read ``source``; the native model is handed on whole, with its muscles.
+        """Read ``source``; the native model is handed on whole, with its muscles, and read from a file when it is first asked for.
 
         Beyond the schema's attributes the dataset states ``root_body``, ``source``, ``own_forces`` (names of the model's own
         forces), ``other_constraints`` and ``knee_sign``: +1 where a positive knee angle is flexion, -1 where a negative one is, 0 without a knee.
@@ -65,9 +66,9 @@ class OpenSimModelAdapter(ModelAdapter):
         InputError
             A body has a negative mass, or moves without any mass.
         """
-        native = _read(Path(source)) if isinstance(source, (str, os.PathLike)) else source
-        origin = str(source) if isinstance(source, (str, os.PathLike)) else f"opensim.Model '{source.getName()}'"
-        return LoadedModel(_to_dataset(native, origin), native)
+        if isinstance(source, (str, os.PathLike)):
+            return _load_file(Path(source))
+        return LoadedModel(_to_dataset(source, f"opensim.Model '{source.getName()}'"), source)
 
 
 def scale_mass(loaded: LoadedModel, mass: float) -> LoadedModel:
@@ -85,12 +86,11 @@ def scale_mass(loaded: LoadedModel, mass: float) -> LoadedModel:
     scaled = {name: loaded.dataset[name] * factor for name in ("body_mass", "body_inertia")}
     ds = loaded.dataset.assign({name: array.assign_attrs(loaded.dataset[name].attrs) for name, array in scaled.items()})
     ds = add_log(ds.assign_attrs(mass=float(mass)), f"masses and inertias scaled by {factor:.6g} from {before:.6g} to {mass:.6g} kg")
-    return LoadedModel(ds, _scaled_native(loaded.native, factor))
+    given = loaded.deferred_native
+    return LoadedModel(ds, None if given is None else Deferred(lambda: _scaled_native(loaded.native, factor)))
 
 
 def _scaled_native(native: Any, factor: float) -> Any:
-    if native is None:
-        return None
     opensim = import_opensim()
     with silenced():
         clone = native.clone()
@@ -102,7 +102,25 @@ def _scaled_native(native: Any, factor: float) -> Any:
     return clone
 
 
-def _read(path: Path) -> Any:
+def _load_file(path: Path) -> LoadedModel:
+    """Read a model's skeleton, which takes a fraction of the time, and promise the whole; where that is not possible read the whole."""
+    return _load_skeleton(path) or _load_whole(path)
+
+
+def _load_skeleton(path: Path) -> LoadedModel | None:
+    outline = read_outline(path)
+    if outline is None:
+        return None
+    try:
+        native = _open_text(path, outline.skeleton)
+        dataset = _to_dataset(native, str(path), outline.forces)
+    except ImdyError:
+        return None
+    _check_version(path, outline.version)
+    return LoadedModel(dataset, Deferred(lambda: _open_as_it_was(path, outline.text)))
+
+
+def _load_whole(path: Path) -> LoadedModel:
     from imdy_plugin.adapters.safe_xml import parse_xml
 
     root = parse_xml(path)
@@ -110,7 +128,12 @@ def _read(path: Path) -> Any:
         raise FileFormatError(
             path, f"holds <{root.tag}> with {[child.tag for child in root][:3]}, not an OpenSim model", "give an .osim file with <OpenSimDocument><Model>"
         )
-    _check_version(path, root)
+    _check_version(path, root.get("Version", ""))
+    native = _open(path)
+    return LoadedModel(_to_dataset(native, str(path)), native)
+
+
+def _open(path: Path) -> Any:
     opensim = import_opensim()
     try:
         with silenced():
@@ -120,8 +143,20 @@ def _read(path: Path) -> Any:
         raise FileFormatError(path, f"OpenSim cannot read the model: {_first_line(error)}", fix) from error
 
 
-def _check_version(path: Path, root: Element) -> None:
-    version = root.get("Version", "")
+def _open_as_it_was(path: Path, text: bytes) -> Any:
+    """Open a model that has been read before, even where its file has changed or gone since."""
+    unchanged = path.is_file() and path.read_bytes() == text
+    return _open(path) if unchanged else _open_text(path, text)
+
+
+def _open_text(path: Path, text: bytes) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(text)
+        return _open(copy)
+
+
+def _check_version(path: Path, version: str) -> None:
     if not version.isdigit():
         raise FileFormatError(path, f"has document version '{version}'", 'an .osim file starts with <OpenSimDocument Version="40600"> or similar')
     if int(version) > _latest_version():
@@ -143,11 +178,12 @@ def _latest_version() -> int:
         return int(parse_xml(file).attrib["Version"])
 
 
-def _to_dataset(native: Any, origin: str) -> xr.Dataset:
+def _to_dataset(native: Any, origin: str, own_forces: Sequence[str] | None = None) -> xr.Dataset:
+    """The dataset of a model; one whose forces are told is a skeleton without them, and may be changed."""
     try:
         with silenced():
-            model = native.clone()
-            own_forces = strip_forces(model)
+            model = native if own_forces is not None else native.clone()
+            own_forces = strip_forces(model) if own_forces is None else own_forces
             state = model.initSystem()
     except RuntimeError as error:
         raise InputError(f"{origin}: OpenSim cannot build the model: {_first_line(error)} -- {_hint(error)}") from error
@@ -369,10 +405,8 @@ def _set_value(coordinate: Any, state: Any, value: float) -> None:
 
 
 def _xml(component: Any) -> Element:
-    import defusedxml.ElementTree
-
-    element: Element = defusedxml.ElementTree.fromstring(component.dump())
-    return element
+    """What OpenSim writes of a component; it declares no entities."""
+    return fromstring(component.dump())
 
 
 def _numbers(text: str) -> list[float]:

@@ -91,7 +91,7 @@ def load_trial(
         model=dataset,
         mass=mass if mass is not None or dataset is None else float(dataset.attrs["mass"]),
         ground_force=_read_ground_force(ground_force, dataset),
-        native_model=loaded.native if loaded is not None else None,
+        native_model=loaded.deferred_native if loaded is not None else None,
         height=height,
         provenance={key: value for key, value in provenance.items() if value},
     )
@@ -372,12 +372,12 @@ def _on_feet_of(forces: xr.Dataset, model: xr.Dataset | None) -> xr.Dataset:
 
 def _with_model_markers(trial: Trial) -> Trial:
     """Compute markers from coordinates and the model's own marker set, for a solver that reads markers."""
-    if trial.native_model is None or "coordinate_value" not in trial.motion or trial.model is None or not trial.model.sizes.get("marker"):
+    if trial.model is None or "coordinate_value" not in trial.motion or not trial.model.sizes.get("marker"):
         return trial
-    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.kinematics import mechanics_of
 
     names = [str(n) for n in trial.model["marker"].values]
-    mechanics = OpenSimMechanics(trial.native_model)
+    mechanics = mechanics_of(trial)
     value = trial.motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
     made = schema.new_motion(trial.motion["time"].values, markers=(names, mechanics.marker_positions(value, names)))
     motion = trial.motion.merge(made[["marker_position"]]).assign_attrs(trial.motion.attrs)
@@ -409,12 +409,12 @@ def _check_forces(trial: Trial, result: xr.Dataset) -> None:
 
 
 def _check_feet(trial: Trial, result: xr.Dataset) -> None:
-    if trial.native_model is None or "coordinate_value" not in result or trial.model is None or not trial.model.attrs.get("foot_bodies"):
+    if trial.model is None or "coordinate_value" not in result or not trial.model.attrs.get("foot_bodies"):
         return
     from imdy_plugin.adapters.force_checks import check_foot_assignment, check_pressure_near_foot
-    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.kinematics import mechanics_of
 
-    mechanics = OpenSimMechanics(trial.native_model)
+    mechanics = mechanics_of(trial)
     value = result["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
     origin = np.zeros((1, 3))
     feet = list(trial.model.attrs["foot_bodies"])

@@ -476,7 +476,7 @@ def build_trial(reference: Reference, data_dir: Path, kinematics: Kinematics = "
         model=loaded.dataset if loaded else None,
         mass=reference.mass,
         ground_force=_plate_motion(reference, loaded) if loaded else None,
-        native_model=loaded.native if loaded else None,
+        native_model=loaded.deferred_native if loaded else None,
         height=height if math.isfinite(height) else None,
         provenance={"markers": marker_path.name, "reference": reference.path.name},
     )

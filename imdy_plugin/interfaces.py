@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,6 +14,40 @@ from imdy_plugin.errors import InputError
 
 NEEDS = ("markers", "kinematics", "model", "native_model", "ground_force", "mass")
 """What a solver may need. ``kinematics`` is markers or coordinates; ``native_model`` is an OpenSim model object."""
+
+
+class Deferred:
+    """Something that takes long to make, and is made when it is first asked for.
+
+    Parameters
+    ----------
+    make
+        Makes it; called at most once.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make: Callable[[], Any] | None = make
+        self._made: Any = None
+
+    def get(self) -> Any:
+        """What was made."""
+        if self._make is not None:
+            self._made, self._make = self._make(), None
+        return self._made
+
+
+class _MayBeDeferred:
+    """A field, None by default, that may be given as :class:`Deferred`; whoever reads it gets what was made."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        given = None if instance is None else instance.__dict__[self._key]
+        return given.get() if isinstance(given, Deferred) else given
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self._key] = value
 
 
 @dataclass(frozen=True)
@@ -32,7 +66,8 @@ class Trial:
         Measured ground forces on their own time base, a motion with ``ground_force``, ``center_of_pressure`` and
         ``free_moment`` per body; zero out of contact, NaN where unknown. Or None.
     native_model
-        The ``opensim.Model`` that ``model`` was read from, or None. A solver clones it before changing anything.
+        The ``opensim.Model`` that ``model`` was read from, or None; it may be given as :class:`Deferred`. A solver clones it before
+        changing anything.
     height
         Body height [m], or None.
     provenance
@@ -43,7 +78,7 @@ class Trial:
     model: xr.Dataset | None = None
     mass: float | None = None
     ground_force: xr.Dataset | None = None
-    native_model: Any = None
+    native_model: Any = _MayBeDeferred()
     height: float | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +88,7 @@ class Trial:
             "markers": "marker_position" in self.motion,
             "kinematics": "marker_position" in self.motion or "coordinate_value" in self.motion,
             "model": self.model is not None,
-            "native_model": self.native_model is not None,
+            "native_model": self.__dict__["_native_model"] is not None,
             "ground_force": self.ground_force is not None,
             "mass": self.mass is not None,
         }
@@ -118,10 +153,15 @@ _HOW = {
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in the common representation, with the object it was read from."""
+    """A model in the common representation, with the object it was read from, which may be given as :class:`Deferred`."""
 
     dataset: xr.Dataset
-    native: Any = None
+    native: Any = _MayBeDeferred()
+
+    @property
+    def deferred_native(self) -> Any:
+        """:attr:`native` as it was given, to be handed on without being made."""
+        return self.__dict__["_native"]
 
 
 class ModelAdapter(abc.ABC):

@@ -113,16 +113,14 @@ def new_motion(time: ArrayLike, *, log: str = "", attrs: Mapping[str, Any] | Non
     ds = xr.Dataset(coords={"time": ("time", np.asarray(time, float), {"units": "s"})})
     if "markers" in groups:
         names, position = groups["markers"]
-        ds = _put(ds, _MOTION, "marker_position", position).assign_coords(marker=_names(names), axis=list(AXES))
+        ds = _put(ds, _MOTION, {"marker_position": position}).assign_coords(marker=_names(names), axis=list(AXES))
     if "coordinates" in groups:
         names, *arrays = groups["coordinates"]
-        for name, array in zip(("coordinate_value", "coordinate_velocity", "coordinate_acceleration"), arrays, strict=False):
-            ds = _put(ds, _MOTION, name, array)
-        ds = ds.assign_coords(coordinate=_names(names))
+        variables = zip(("coordinate_value", "coordinate_velocity", "coordinate_acceleration"), arrays, strict=False)
+        ds = _put(ds, _MOTION, dict(variables)).assign_coords(coordinate=_names(names))
     if "ground" in groups:
         bodies, *arrays = groups["ground"]
-        for name, array in zip(GROUND_FORCE_VARIABLES, arrays, strict=True):
-            ds = _put(ds, _MOTION, name, array)
+        ds = _put(ds, _MOTION, dict(zip(GROUND_FORCE_VARIABLES, arrays, strict=True)))
         ds = ds.assign_coords(body=_names(bodies), axis=list(AXES))
     ds.attrs.update(attrs or {})
     if log:
@@ -190,11 +188,10 @@ def new_result(
         "root_residual": root_residual,
     }
     flags = optional.pop("flag", None)
-    for name, array in {**given, **optional}.items():
-        ds = _put(ds, _RESULT, name, array)
     if flags is not None:
         ds = ds.assign_coords(kind=_names(list(flags)))
-        ds = _put(ds, _RESULT, "flag", np.stack([np.asarray(v, bool) for v in flags.values()], axis=-1))
+        optional["flag"] = np.stack([np.asarray(v, bool) for v in flags.values()], axis=-1)
+    ds = _put(ds, _RESULT, {**given, **optional})
     ds.attrs.update(solver=solver, solver_version=solver_version, options=json.dumps(dict(options), default=str, sort_keys=True), model=model, mass=float(mass))
     ds.attrs.update(attrs or {})
     validate_result(ds)
@@ -233,8 +230,7 @@ def new_model(
     """
     ds = xr.Dataset(coords={"axis": list(AXES), "inertia_component": list(INERTIA_COMPONENTS), "bound": ["lower", "upper"]})
     ds = ds.assign_coords({dim: _names(names) for dim, names in coords.items()})
-    for name, array in variables.items():
-        ds = _put(ds, _MODEL, name, array)
+    ds = _put(ds, _MODEL, variables)
     ds.attrs.update(attrs)
     validate_model(ds)
     return ds
@@ -303,7 +299,17 @@ def _names(names: Sequence[str]) -> NDArray[np.str_]:
     return np.asarray([str(n) for n in names], dtype=np.str_)
 
 
-def _put(ds: xr.Dataset, known: Mapping[str, tuple[tuple[str, ...], str]], name: str, array: ArrayLike) -> xr.Dataset:
+def _put(ds: xr.Dataset, known: Mapping[str, tuple[tuple[str, ...], str]], arrays: Mapping[str, ArrayLike]) -> xr.Dataset:
+    """The dataset with variables, their dimensions and units as known; all at once, since each assignment copies the whole."""
+    variables = {name: _variable(known, name, array) for name, array in arrays.items()}
+    try:
+        return ds.assign(variables)
+    except ValueError as error:
+        shapes = ", ".join(f"{name} {np.shape(values)}" for name, (_, values, _) in variables.items())
+        raise InvalidDatasetError("dataset", [f"{shapes} do not fit: {error}"]) from error
+
+
+def _variable(known: Mapping[str, tuple[tuple[str, ...], str]], name: str, array: ArrayLike) -> tuple[tuple[str, ...], NDArray[Any], dict[str, str]]:
     base = name.removesuffix("_lower").removesuffix("_upper")
     if base not in known:
         raise TypeError(f"unknown variable '{name}'; known: {', '.join(known)}")
@@ -311,10 +317,7 @@ def _put(ds: xr.Dataset, known: Mapping[str, tuple[tuple[str, ...], str]], name:
     values = np.asarray(array)
     if values.ndim != len(dims):
         raise InvalidDatasetError("dataset", [f"{name} has shape {values.shape}, must have dimensions {dims}"])
-    try:
-        return ds.assign({name: (dims, values, {"units": units} if units else {})})
-    except ValueError as error:
-        raise InvalidDatasetError("dataset", [f"{name} {values.shape} does not fit: {error}"]) from error
+    return dims, values, {"units": units} if units else {}
 
 
 def _check_variables(ds: xr.Dataset, known: Mapping[str, tuple[tuple[str, ...], str]]) -> list[str]:
@@ -322,7 +325,7 @@ def _check_variables(ds: xr.Dataset, known: Mapping[str, tuple[tuple[str, ...], 
     for name, (dims, units) in known.items():
         if name not in ds:
             continue
-        var = ds[name]
+        var = ds.variables[name]
         if var.dims != dims:
             problems.append(f"{name} has dimensions {var.dims}, must have {dims}")
         if units and "units" not in var.attrs:
