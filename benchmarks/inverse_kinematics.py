@@ -47,12 +47,13 @@ SPOILED = 0.05
 
 @dataclass(frozen=True)
 class Case:
-    """One recording, as both sides get it."""
+    """One recording, as both sides get it; but OpenSim's tool, which gives up where a frame has no markers, gets it without gaps."""
 
     id: str
     model: Path
     dataset: xr.Dataset
     trial: Trial
+    without_gaps: xr.Dataset
     markers: tuple[str, ...]
 
 
@@ -80,8 +81,8 @@ def read_cases(data: Path, chosen: Sequence[str], seconds: float, missing: float
         shared = [str(n) for n in motion["marker"].values if str(n) in names]
         motion = motion.sel(marker=shared)
         generator = np.random.default_rng(int.from_bytes(hashlib.sha256(reference.id.encode()).digest()[:8], "big"))
-        motion = take_away(motion, missing, GAPS if gaps else (), generator)
-        yield Case(reference.id, data / str(model), trial.model, replace(trial, motion=motion), tuple(shared))
+        thinned = thin_out(motion, missing, generator)
+        yield Case(reference.id, data / str(model), trial.model, replace(trial, motion=interrupt(thinned) if gaps else thinned), thinned, tuple(shared))
 
 
 def cut(motion: xr.Dataset, seconds: float) -> xr.Dataset:
@@ -91,16 +92,21 @@ def cut(motion: xr.Dataset, seconds: float) -> xr.Dataset:
     return motion.sel(time=slice(middle - seconds / 2, middle + seconds / 2)) if math.isfinite(seconds) else motion
 
 
-def take_away(motion: xr.Dataset, missing: float, gaps: Sequence[float], generator: np.random.Generator) -> xr.Dataset:
-    """The motion without a random share of its markers, drawn anew every :data:`BLOCK` frames, and without all of them in whole frames."""
+def thin_out(motion: xr.Dataset, missing: float, generator: np.random.Generator) -> xr.Dataset:
+    """The motion without a random share of its markers, drawn anew every :data:`BLOCK` frames."""
     position = motion["marker_position"].values.copy()
     frames, markers = position.shape[:2]
     for start in range(0, frames, BLOCK):
         lost = generator.permutation(markers)[: round(missing * markers)]
         position[start : start + BLOCK, lost] = np.nan
-    stamps = motion["time"].values
-    for number, length in enumerate(gaps, 1):
-        begin = stamps[0] + number / (len(gaps) + 1) * (stamps[-1] - stamps[0])
+    return motion.assign(marker_position=motion["marker_position"].copy(data=position))
+
+
+def interrupt(motion: xr.Dataset) -> xr.Dataset:
+    """The motion without any marker in the :data:`GAPS`, which are spread evenly."""
+    position, stamps = motion["marker_position"].values.copy(), motion["time"].values
+    for number, length in enumerate(GAPS, 1):
+        begin = stamps[0] + number / (len(GAPS) + 1) * (stamps[-1] - stamps[0])
         position[(stamps >= begin) & (stamps < begin + length)] = np.nan
     return motion.assign(marker_position=motion["marker_position"].copy(data=position))
 
@@ -126,7 +132,7 @@ def question(case: Case, accuracy: float) -> str:
     from importlib.metadata import version
 
     digest = hashlib.sha256(case.model.read_bytes())
-    for part in (case.trial.motion["time"].values, np.round(case.trial.motion["marker_position"].values, 8)):
+    for part in (case.without_gaps["time"].values, np.round(case.without_gaps["marker_position"].values, 8)):
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update(f"{case.markers} {accuracy:g} {version('opensim')}".encode())
     return digest.hexdigest()[:12]
@@ -140,7 +146,7 @@ def run_tool(case: Case, accuracy: float) -> Answer:
 
     opensim = import_opensim()
     with tempfile.TemporaryDirectory() as folder:
-        write_trc(case.trial.motion, Path(folder, "markers.trc"))
+        write_trc(case.without_gaps, Path(folder, "markers.trc"))
         tool = opensim.InverseKinematicsTool()
         model = opensim.Model(str(case.model))
         tool.setModel(model)
