@@ -11,12 +11,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imdy_plugin.solvers.multibody.marker_problem import MarkerProblem
+from imdy_plugin.solvers.multibody.marker_problem import Linearization, MarkerProblem
 
 MAX_STEPS = 100
 """Most steps of one frame."""
 
-_FIRST_DAMPING, _LEAST_DAMPING = 1e-6, 1e-9
+_FIRST_DAMPING, _LIGHT = 1e-6, 1e-3
+"""Damping, relative to the diagonal, of a step that is not doubted, and of the first after one that failed."""
+
+_FASTEST = 0.05
+"""Least ratio of two steps that is believed when the way that is left is estimated from them."""
+
 _KEEPS_FACTOR = 0.02
 """Largest step [rad or m] after which a frame's normal matrix is not computed anew."""
 
@@ -34,7 +39,7 @@ class Descent:
     steps
         Number of steps ``(frame,)``.
     converged
-        Whether the last step was shorter than asked ``(frame,)``.
+        Whether what is left to go was less than asked ``(frame,)``, by the last two steps.
     """
 
     q: Tensor
@@ -66,62 +71,89 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         q.clone(), q.new_empty(count), torch.zeros(count, dtype=torch.long, device=q.device), torch.zeros(count, dtype=torch.bool, device=q.device)
     )
     still = None if columns is None else ~columns
-    active = torch.arange(count, device=q.device)
     at = problem.linearize(q, frames)
-    damping = q.new_full((count,), _FIRST_DAMPING)
-    cost, descent, normal = at.cost, at.descent, at.normal
-    assert normal is not None
-    factor, blocked = _factorize(problem, q, descent, normal, damping, still)
+    assert at.normal is not None
+    row = _Rows(
+        torch.arange(count, device=q.device), frames, q, at.cost, at.descent, at.normal, q.new_full((count,), _FIRST_DAMPING), q.new_full((count,), torch.inf)
+    )
+    factor, blocked = _factorize(problem, row, still)
     for step in range(1, max_steps + 1):
-        change = _solve(factor, descent, blocked)
-        candidate = q.clone()
-        candidate[problem.free] += change
-        candidate = problem.lawful(candidate)
-        moved = (candidate - q)[problem.free].abs().amax(dim=0)
-        keeps = bool((moved < _KEEPS_FACTOR).all())
-        new = problem.linearize(candidate, frames, matrix=not keeps)
-        better = new.cost <= cost * (1 + 1e-12)
-        finished = moved < accuracy
-        damping = torch.where(better, (damping / 10.0).clamp(min=_LEAST_DAMPING), damping * 10.0)
-        q = torch.where(better, candidate, q)
-        cost, descent = torch.where(better, new.cost, cost), torch.where(better, new.descent, descent)
-        done = finished | (step == max_steps)
+        candidate = _stepped(problem, row, factor, blocked)
+        moved = (candidate - row.q)[problem.free].abs().amax(dim=0)
+        small = bool((moved < _KEEPS_FACTOR).all())
+        new = problem.linearize(candidate, row.frames, matrix=not small)
+        better = new.cost <= row.cost * (1 + 1e-12)
+        ratio = moved / row.moved
+        left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
+        converged = better & (left < accuracy) | (moved < accuracy)
+        heavy = bool((row.damping > _LIGHT).any())
+        row = row.accepted(candidate, new, better, moved)
+        done = converged | (step == max_steps)
         if bool(done.any()):
-            ended = active[done]
-            result.q[:, ended], result.cost[ended], result.steps[ended], result.converged[ended] = q[:, done], cost[done], step, finished[done]
-        if bool(done.all()):
-            break
-        stay = ~done
-        changed = _blocked(problem, q, descent, still) != blocked
-        if new.normal is not None:
-            normal = torch.where(better[:, None, None], new.normal, normal)
-        if bool(done.any()):
-            active, frames, q, cost, damping, better = active[stay], frames[stay], q[:, stay], cost[stay], damping[stay], better[stay]
-            descent, normal, factor, blocked, changed = descent[:, stay], normal[stay], factor[stay], blocked[:, stay], changed[:, stay]
-        if not keeps or not bool(better.all()) or bool(changed.any()):
-            factor, blocked = _factorize(problem, q, descent, normal, damping, still)
+            ended = row.index[done]
+            result.q[:, ended], result.cost[ended], result.steps[ended], result.converged[ended] = row.q[:, done], row.cost[done], step, converged[done]
+            if bool(done.all()):
+                break
+            row, factor, blocked, better = row.at(~done), factor[~done], blocked[:, ~done], better[~done]
+        if not small or heavy or not bool(better.all()) or bool((_blocked(problem, row, still) != blocked).any()):
+            factor, blocked = _factorize(problem, row, still)
     return result
 
 
-def _blocked(problem: MarkerProblem, q: Tensor, descent: Tensor, still: Tensor | None) -> Tensor:
+@dataclass(frozen=True)
+class _Rows:
+    """Frames that are still on their way: their place in the result, frame, pose, cost, descent, normal matrix, damping and last step."""
+
+    index: Tensor
+    frames: Tensor
+    q: Tensor
+    cost: Tensor
+    descent: Tensor
+    normal: Tensor
+    damping: Tensor
+    moved: Tensor
+
+    def at(self, chosen: Tensor) -> _Rows:
+        return _Rows(
+            self.index[chosen],
+            self.frames[chosen],
+            self.q[:, chosen],
+            self.cost[chosen],
+            self.descent[:, chosen],
+            self.normal[chosen],
+            self.damping[chosen],
+            self.moved[chosen],
+        )
+
+    def accepted(self, q: Tensor, new: Linearization, better: Tensor, moved: Tensor) -> _Rows:
+        """Where the step was ``better`` it is taken and the damping lessened, elsewhere that grows."""
+        damping = torch.where(better, (self.damping / 100.0).clamp(min=_FIRST_DAMPING), (self.damping * 10.0).clamp(min=_LIGHT))
+        normal = self.normal if new.normal is None else torch.where(better[:, None, None], new.normal, self.normal)
+        q, cost, descent = torch.where(better, q, self.q), torch.where(better, new.cost, self.cost), torch.where(better, new.descent, self.descent)
+        return _Rows(self.index, self.frames, q, cost, descent, normal, damping, torch.where(better, moved, torch.inf))
+
+
+def _stepped(problem: MarkerProblem, row: _Rows, factor: Tensor, blocked: Tensor) -> Tensor:
+    right = torch.where(blocked, 0.0, row.descent).mT[..., None]
+    candidate = row.q.clone()
+    candidate[problem.free] += torch.cholesky_solve(right, factor)[..., 0].mT
+    return problem.lawful(candidate)
+
+
+def _blocked(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> Tensor:
     """Coordinates ``(free, frame)`` that may not move: held ones, and those at a limit that are drawn across it."""
-    value = q[problem.free]
-    out = ((value <= problem.lower) & (descent < 0)) | ((value >= problem.upper) & (descent > 0))
+    value = row.q[problem.free]
+    out = ((value <= problem.lower) & (row.descent < 0)) | ((value >= problem.upper) & (row.descent > 0))
     return out if still is None else out | still[:, None]
 
 
-def _factorize(problem: MarkerProblem, q: Tensor, descent: Tensor, normal: Tensor, damping: Tensor, still: Tensor | None) -> tuple[Tensor, Tensor]:
+def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tuple[Tensor, Tensor]:
     """Cholesky factors of the damped normal matrices, rows and columns of blocked coordinates made those of the identity."""
-    blocked = _blocked(problem, q, descent, still)
-    matrix = normal.clone()
+    blocked = _blocked(problem, row, still)
+    matrix = row.normal.clone()
     if bool(blocked.any()):
         free = (~blocked).to(matrix.dtype).mT
         matrix = matrix * free[:, :, None] * free[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1.0 - free)
-    matrix.diagonal(dim1=1, dim2=2).mul_(1.0 + damping[:, None])
+    matrix.diagonal(dim1=1, dim2=2).mul_(1.0 + row.damping[:, None])
     return torch.linalg.cholesky_ex(matrix)[0], blocked
-
-
-def _solve(factor: Tensor, descent: Tensor, blocked: Tensor) -> Tensor:
-    right = torch.where(blocked, 0.0, descent).mT[..., None]
-    return torch.cholesky_solve(right, factor)[..., 0].mT

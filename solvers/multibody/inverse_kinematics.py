@@ -102,7 +102,7 @@ def fit_markers(
     weights
         Weight of each marker's squared distance ``(marker,)``; 1 by default.
     accuracy
-        A frame is finished when no coordinate moves by more than this [rad or m].
+        A frame is finished when no coordinate is further than this from where it would end [rad or m], by its last two steps.
     tasks
         Coordinates by name that are drawn to a value, one or one for each frame ``(time,)`` [rad or m], with a weight of the
         squared difference.
