@@ -259,8 +259,16 @@ def _typical_span(position: NDArray[np.float64]) -> NDArray[np.float64]:
     seen = position[complete.any(axis=1)]
     if not len(seen):
         raise InputError("no marker is seen in any frame")
-    low, high = np.nanpercentile(seen[:: max(1, len(seen) // 200)], [5, 95], axis=1)
-    return np.asarray(np.median(high - low, axis=0))
+    ordered = np.sort(seen[:: max(1, len(seen) // 200)], axis=1)
+    return np.asarray(np.median(_percentile(ordered, 95) - _percentile(ordered, 5), axis=0))
+
+
+def _percentile(ordered: NDArray[np.float64], percent: float) -> NDArray[np.float64]:
+    """Percentile over markers ``(time, axis)`` of values ``(time, marker, axis)`` that are sorted, NaN last, and left out."""
+    place = percent / 100.0 * (np.isfinite(ordered).sum(axis=1, keepdims=True) - 1)
+    below = np.floor(place).astype(int)
+    low, high = (np.take_along_axis(ordered, index, axis=1) for index in (below, np.ceil(place).astype(int)))
+    return np.asarray((low + (place - below) * (high - low))[:, 0])
 
 
 def _check_unit(span: NDArray[np.float64]) -> None:

@@ -260,6 +260,13 @@ def _trim(path: Path, number: int, cells: list[str], width: int) -> list[str]:
 
 def _to_numbers(path: Path, number: int, cells: Sequence[str]) -> list[float]:
     try:
+        return list(map(float, cells))
+    except ValueError:
+        return _to_numbers_and_blanks(path, number, cells)
+
+
+def _to_numbers_and_blanks(path: Path, number: int, cells: Sequence[str]) -> list[float]:
+    try:
         return [float(c) if c.strip() else np.nan for c in cells]
     except ValueError:
         for column, cell in enumerate(cells, start=1):
