@@ -5,20 +5,25 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from pydantic import Field
 
+from imdy_plugin.errors import InputError
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
 from imdy_plugin.schema import add_log, new_result
 
 if TYPE_CHECKING:
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+    from imdy_plugin.solvers.body_load import BodyLoad
+    from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
+Engine = TypeVar("Engine", bound="OpenSimMechanics | BodyMechanics")
+"""Mechanics of the model that a classic solver stands on."""
 
 
 class ClassicOptions(SolverOptions):
@@ -57,13 +62,13 @@ class JointForces:
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
-class ClassicSolver(Solver):
+class ClassicSolver(Solver, Generic[Engine]):
     """What every classic inverse dynamics shares: preparation of motion and loads, masks, root residual, log.
 
     A subclass names itself and implements :meth:`mechanics` and :meth:`joint_forces`.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"native_model", "kinematics", "ground_force", "mass"})
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "native_model", "kinematics", "ground_force", "mass"})
     gives: ClassVar[frozenset[str]] = frozenset(
         {
             "generalized_force",
@@ -80,11 +85,11 @@ class ClassicSolver(Solver):
     Options: ClassVar[type[SolverOptions]] = ClassicOptions
 
     @abc.abstractmethod
-    def mechanics(self, trial: Trial, options: Any) -> OpenSimMechanics:
+    def mechanics(self, trial: Trial, options: Any) -> Engine:
         """The model's mechanics: names and order of the coordinates, bodies, root."""
 
     @abc.abstractmethod
-    def joint_forces(self, mechanics: OpenSimMechanics, q: FloatArray, qd: FloatArray, qdd: FloatArray, loads: Sequence[BodyLoad], options: Any) -> JointForces:
+    def joint_forces(self, mechanics: Engine, q: FloatArray, qd: FloatArray, qdd: FloatArray, loads: Sequence[BodyLoad], options: Any) -> JointForces:
         """Generalized forces of a motion ``(time, coordinate)`` under ``loads``; frames may hold NaN."""
 
     def solve(self, trial: Trial, options: Any) -> xr.Dataset:
@@ -113,6 +118,7 @@ class ClassicSolver(Solver):
         mechanics = self.mechanics(trial, options)
         check_bodies(ground, mechanics.bodies)
         motion = coordinates_of(trial)
+        _check_order(motion, mechanics)
         cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
         time = motion["time"].values
         q, qd, qdd = smooth(time, motion["coordinate_value"].values, cutoff)
@@ -129,7 +135,7 @@ class ClassicSolver(Solver):
             solver=self.name,
             solver_version=self.version,
             options=options.model_dump(),
-            model=mechanics.native.getName(),
+            model=mechanics.name,
             mass=mechanics.mass,
             attrs=_attributes(motion, mechanics) | forces.attrs,
             coordinate_value=q,
@@ -143,7 +149,7 @@ class ClassicSolver(Solver):
         return _logged(result, mechanics, reason, options, forces.log)
 
 
-class OpenSimSolver(ClassicSolver):
+class OpenSimSolver(ClassicSolver["OpenSimMechanics"]):
     """OpenSim's inverse dynamics: the model, its motion and measured ground forces."""
 
     name: ClassVar[str] = "opensim"
@@ -163,16 +169,23 @@ class OpenSimSolver(ClassicSolver):
         return JointForces(mechanics.inverse_dynamics(q, qd, qdd, loads))
 
 
-def _root_residual(mechanics: OpenSimMechanics, q: FloatArray, force: FloatArray) -> FloatArray:
+def _check_order(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics) -> None:
+    names = tuple(str(n) for n in motion["coordinate"].values)
+    if names != mechanics.coordinates:
+        other = next((n for n in (*names, *mechanics.coordinates) if n not in names or n not in mechanics.coordinates), "in another order")
+        raise InputError(f"the trial's model and native_model have different coordinates ({other}); give a model and the object that it was read from")
+
+
+def _root_residual(mechanics: OpenSimMechanics | BodyMechanics, q: FloatArray, force: FloatArray) -> FloatArray:
     return mechanics.root_wrench(q, force) if mechanics.root_coordinates else np.full((len(q), 6), np.nan)
 
 
-def _attributes(motion: xr.Dataset, mechanics: OpenSimMechanics) -> dict[str, Any]:
+def _attributes(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics) -> dict[str, Any]:
     attrs = {name: motion.attrs[name] for name in ("kinematics", "marker_rms_mean", "marker_rms_max", "log") if name in motion.attrs}
     return attrs | {"excluded_forces": list(mechanics.excluded_forces)}
 
 
-def _logged(result: xr.Dataset, mechanics: OpenSimMechanics, reason: str, options: ClassicOptions, lines: Sequence[str]) -> xr.Dataset:
+def _logged(result: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics, reason: str, options: ClassicOptions, lines: Sequence[str]) -> xr.Dataset:
     excluded = mechanics.excluded_forces
     named = ", ".join(excluded[:3]) + (f" and {len(excluded) - 3} more" if len(excluded) > 3 else "")
     result = add_log(result, f"model's own forces excluded: {named or 'none'}")

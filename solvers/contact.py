@@ -19,7 +19,7 @@ from imdy_plugin.errors import InputError
 from imdy_plugin.runs import runs
 
 if TYPE_CHECKING:
-    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -100,7 +100,7 @@ class Contact:
     ground_velocity: Array
 
 
-def sole_points(mechanics: OpenSimMechanics) -> tuple[Sole, ...]:
+def sole_points(mechanics: BodyMechanics) -> tuple[Sole, ...]:
     """Place the sole points of both feet, right foot first.
 
     The outline is scaled by the distance from the heel body's origin to the toe joint, which OpenSim's scaling sets to the person's
@@ -116,7 +116,7 @@ def sole_points(mechanics: OpenSimMechanics) -> tuple[Sole, ...]:
     return tuple(_sole(mechanics, body, lateral) for body, lateral in zip(mechanics.foot_bodies, (1.0, -1.0), strict=True))
 
 
-def _sole(mechanics: OpenSimMechanics, foot: str, lateral: float) -> Sole:
+def _sole(mechanics: BodyMechanics, foot: str, lateral: float) -> Sole:
     toes = foot.replace("calcn", "toes").replace("foot", "toes")
     has_toes = toes in mechanics.bodies and toes != foot
     joint = _origin_in(mechanics, foot, toes) if has_toes else np.array([_DEFAULT_TOE_DISTANCE, 0.0, 0.0])
@@ -129,7 +129,7 @@ def _sole(mechanics: OpenSimMechanics, foot: str, lateral: float) -> Sole:
     return Sole(foot, tuple(toes if t else foot for t in on_toes), location)
 
 
-def _origin_in(mechanics: OpenSimMechanics, body: str, other: str) -> Array:
+def _origin_in(mechanics: BodyMechanics, body: str, other: str) -> Array:
     """Origin of another body, in a body's frame, with all coordinates zero."""
     zero = np.zeros((1, len(mechanics.coordinates)))
     frame = mechanics.point_kinematics(zero, zero, zero, body, np.vstack([np.zeros(3), np.eye(3)]))[0][0]
@@ -137,17 +137,13 @@ def _origin_in(mechanics: OpenSimMechanics, body: str, other: str) -> Array:
     return np.asarray((frame[1:] - frame[0]) @ (origin - frame[0]))
 
 
-def sole_motion(mechanics: OpenSimMechanics, q: Array, qd: Array) -> tuple[Array, Array]:
+def sole_motion(mechanics: BodyMechanics, q: Array, qd: Array) -> tuple[Array, Array]:
     """Position [m] and velocity [m/s] of all sole points in ground, each ``(time, foot, point, 3)``, right foot first."""
-    positions, velocities = [], []
-    for sole in sole_points(mechanics):
-        position, velocity = np.empty((len(q), len(sole.bodies), 3)), np.empty((len(q), len(sole.bodies), 3))
-        for body in dict.fromkeys(sole.bodies):
-            mine = np.array([b == body for b in sole.bodies])
-            position[:, mine], velocity[:, mine], _ = mechanics.point_kinematics(q, qd, np.zeros_like(q), body, sole.location[mine])
-        positions.append(position)
-        velocities.append(velocity)
-    return np.stack(positions, axis=1), np.stack(velocities, axis=1)
+    soles = sole_points(mechanics)
+    bodies = [body for sole in soles for body in sole.bodies]
+    position, velocity, _ = mechanics.point_kinematics(q, qd, np.zeros_like(q), bodies, np.concatenate([sole.location for sole in soles]))
+    shape = len(q), len(soles), len(SOLE_POINT_NAMES), 3
+    return position.reshape(shape), velocity.reshape(shape)
 
 
 def resting_height(height: Array, quantile: float = 0.05, spread: float = 0.03) -> Array:

@@ -17,10 +17,12 @@ from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, sugges
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.runs import runs
 from imdy_plugin.schema import add_log, new_motion
-from imdy_plugin.solvers.inverse_kinematics import LONGEST_BRIDGE, MIN_MARKERS, MarkerFit, fit_markers
+from imdy_plugin.solvers.multibody.inverse_kinematics import LONGEST_BRIDGE, MIN_MARKERS, MarkerFit, fit_markers
+from imdy_plugin.solvers.multibody.mechanics import BodyMechanics, body_mechanics, model_digest
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
+Mechanics = BodyMechanics | OpenSimMechanics
 
 MIN_FRAMES = 6
 """Fewest frames that a quintic spline takes."""
@@ -52,7 +54,7 @@ def coordinates_of(trial: Trial, *, accuracy: float = 1e-5, weights: Mapping[str
     Parameters
     ----------
     trial
-        Holds kinematics and a native OpenSim model.
+        Holds kinematics and a model.
     accuracy
         A frame is fitted when no coordinate moves by more than this [rad or m].
     weights
@@ -67,32 +69,49 @@ def coordinates_of(trial: Trial, *, accuracy: float = 1e-5, weights: Mapping[str
     Raises
     ------
     InputError
-        There is no model, a coordinate is missing, or too few markers are shared.
+        There is no model, markers are given for one that cannot be represented, a coordinate is missing, or too few markers are shared.
     UnknownNameError
         A weight names a marker that the trial lacks.
     """
-    if trial.native_model is None:
-        raise InputError("joint coordinates need an OpenSim model; give an .osim path or an opensim.Model")
-    mechanics = OpenSimMechanics(trial.native_model)
+    if trial.model is None:
+        raise InputError("joint coordinates need a model; give an .osim path or an opensim.Model")
     if "coordinate_value" in trial.motion:
-        return _given_coordinates(trial.motion, mechanics)
-    key = _content_key(trial.motion, mechanics, accuracy, weights)
+        return _given_coordinates(trial.motion, mechanics_of(trial))
+    key = _content_key(trial.motion, trial.model, accuracy, weights)
     if key not in _cache:
-        _cache[key] = _fitted_coordinates(trial.motion, mechanics, accuracy, dict(weights or {}))
+        _cache[key] = _fitted_coordinates(trial.motion, body_mechanics(trial.model), accuracy, dict(weights or {}))
         while len(_cache) > _CACHE_SIZE:
             _cache.popitem(last=False)
     _cache.move_to_end(key)
     return _cache[key].copy(deep=True)
 
 
-def choose_cutoff(asked: float | Literal["auto"] | None, coordinates: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float | None, str]:
+def mechanics_of(trial: Trial) -> Mechanics:
+    """Mechanics of a trial's model: OpenSim's where the model cannot be represented otherwise.
+
+    Raises
+    ------
+    InputError
+        There is no model, or one that cannot be represented and no native one beside it.
+    """
+    if trial.model is None:
+        raise InputError("the trial holds no model; give an .osim path or an opensim.Model")
+    try:
+        return body_mechanics(trial.model)
+    except InputError:
+        if not trial.has("native_model"):
+            raise
+        return OpenSimMechanics(trial.native_model)
+
+
+def choose_cutoff(asked: float | Literal["auto"] | None, coordinates: xr.Dataset, mechanics: Mechanics) -> tuple[float | None, str]:
     """Cut-off frequency [Hz] that an option asks for, and the reason: ``"auto"`` by :func:`auto_cutoff`, None filters nothing."""
     if asked == "auto":
         return auto_cutoff(coordinates, mechanics)
     return asked, "none, as asked" if asked is None else f"{asked:g} Hz, as asked"
 
 
-def auto_cutoff(coordinates: xr.Dataset, mechanics: OpenSimMechanics) -> tuple[float, str]:
+def auto_cutoff(coordinates: xr.Dataset, mechanics: Mechanics) -> tuple[float, str]:
     """Cut-off frequency [Hz] for a motion, and the reason: 12 for running and jumping, 6 otherwise.
 
     Judged by the root mean square vertical acceleration of the root, low-passed at 6 Hz: in walking, squatting and sitting
@@ -163,7 +182,7 @@ def finite_stretches(values: ArrayLike) -> list[slice]:
 
 
 def _without_holes(time: FloatArray, stretches: list[slice]) -> list[slice]:
-    """The stretches, cut where time stamps leave out more than :data:`~imdy_plugin.solvers.inverse_kinematics.LONGEST_BRIDGE`."""
+    """The stretches, cut where time stamps leave out more than :data:`~imdy_plugin.solvers.multibody.inverse_kinematics.LONGEST_BRIDGE`."""
     cut = []
     for stretch in stretches:
         holes = stretch.start + 1 + np.flatnonzero(np.diff(time[stretch]) > LONGEST_BRIDGE)
@@ -245,7 +264,7 @@ def _filter_once(b: FloatArray, a: FloatArray, values: FloatArray) -> FloatArray
     return np.concatenate([start, rest])
 
 
-def _given_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics) -> xr.Dataset:
+def _given_coordinates(motion: xr.Dataset, mechanics: Mechanics) -> xr.Dataset:
     given = {str(name): i for i, name in enumerate(motion["coordinate"].values)}
     followers = {mechanics.coordinates[i] for i in mechanics.couplings}
     fixed = {name for name, locked in zip(mechanics.coordinates, mechanics.locked, strict=True) if locked}
@@ -270,7 +289,7 @@ def _given_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics) -> xr.Da
     )
 
 
-def _check_couplings(mechanics: OpenSimMechanics, values: FloatArray, coupled: FloatArray) -> None:
+def _check_couplings(mechanics: Mechanics, values: FloatArray, coupled: FloatArray) -> None:
     for follower, leader in mechanics.couplings.items():
         off = float(np.nanmean(np.abs(values[:, follower] - coupled[:, follower])))
         if off > LARGEST_COUPLING_ERROR:
@@ -282,7 +301,7 @@ def _check_couplings(mechanics: OpenSimMechanics, values: FloatArray, coupled: F
             )
 
 
-def _fitted_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics, accuracy: float, weights: dict[str, float]) -> xr.Dataset:
+def _fitted_coordinates(motion: xr.Dataset, mechanics: BodyMechanics, accuracy: float, weights: dict[str, float]) -> xr.Dataset:
     names = [str(n) for n in motion["marker"].values]
     for name in weights:
         if name not in names:
@@ -295,7 +314,7 @@ def _fitted_coordinates(motion: xr.Dataset, mechanics: OpenSimMechanics, accurac
     return _as_motion(motion, mechanics, shared, fit)
 
 
-def _as_motion(motion: xr.Dataset, mechanics: OpenSimMechanics, shared: list[str], fit: MarkerFit) -> xr.Dataset:
+def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], fit: MarkerFit) -> xr.Dataset:
     mean, worst = float(np.nanmean(fit.rms)), float(np.nanmax(fit.rms))
     if mean > LARGE_MARKER_ERROR:
         warnings.warn(
@@ -315,7 +334,7 @@ def _as_motion(motion: xr.Dataset, mechanics: OpenSimMechanics, shared: list[str
     return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), attrs=attrs), line)
 
 
-def _warn_of_unseen(mechanics: OpenSimMechanics, fit: MarkerFit) -> None:
+def _warn_of_unseen(mechanics: BodyMechanics, fit: MarkerFit) -> None:
     """Warn of coordinates that no marker tells and that move much of the body, as the trunk's do when only legs are marked."""
     pose = mechanics.couple(mechanics.default_values)
     columns = [mechanics.coordinates.index(name) for name in fit.never_seen]
@@ -341,8 +360,8 @@ def _too_few(names: list[str], shared: list[str], known: tuple[str, ...]) -> str
     return f"{found}; {nearest} Rename them" + (", or read them with their prefix taken off: TrcReader(strip_prefix=True)" if prefixed else "")
 
 
-def _content_key(motion: xr.Dataset, mechanics: OpenSimMechanics, accuracy: float, weights: Mapping[str, float] | None) -> str:
-    digest = hashlib.sha256(mechanics.native.dump().encode())
+def _content_key(motion: xr.Dataset, model: xr.Dataset, accuracy: float, weights: Mapping[str, float] | None) -> str:
+    digest = hashlib.sha256(model_digest(model).encode())
     for part in (motion["time"].values, motion["marker_position"].values):
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update(repr((motion["marker"].values.tolist(), accuracy, sorted((weights or {}).items()))).encode())

@@ -16,10 +16,11 @@ from pydantic import Field
 
 from imdy_plugin.errors import InputError, SolverError
 from imdy_plugin.interfaces import SolverOptions, Trial
+from imdy_plugin.solvers.body_load import BodyLoad
 from imdy_plugin.solvers.classic import ClassicOptions, ClassicSolver, JointForces
 
 if TYPE_CHECKING:
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
 
@@ -44,7 +45,7 @@ class NimbleOptions(ClassicOptions):
     timeout_s: float = Field(600.0, gt=0, description="longest time that Nimble's process may take [s]")
 
 
-class NimbleSolver(ClassicSolver):
+class NimbleSolver(ClassicSolver["OpenSimMechanics"]):
     """Nimble's inverse dynamics: ``tau = M(q) qdd + C(q, qd) - J^T F``, with mass matrix, Coriolis forces and Jacobians of Nimble."""
 
     name: ClassVar[str] = "nimble"
@@ -115,8 +116,6 @@ def _end(code: int) -> str:
 
 
 def _at(load: BodyLoad, frames: NDArray[np.intp]) -> BodyLoad:
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad
-
     return BodyLoad(load.body, load.force[frames], load.point[frames], load.moment[frames])
 
 

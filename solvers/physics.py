@@ -18,11 +18,12 @@ from pydantic import Field
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
 from imdy_plugin.runs import runs
 from imdy_plugin.schema import new_result
+from imdy_plugin.solvers.body_load import BodyLoad
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.contact import Contact
     from imdy_plugin.solvers.ground_split import FootLoads
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+    from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -66,11 +67,11 @@ class PhysicsSolver(Solver):
     name: ClassVar[str] = "physics"
     summary: ClassVar[str] = "no plates, nothing learned: ground wrench from the motion, shared between the feet by the zero-moment point"
     version: ClassVar[str] = "1"
-    needs: ClassVar[frozenset[str]] = frozenset({"kinematics", "native_model"})
+    needs: ClassVar[frozenset[str]] = frozenset({"kinematics", "model"})
     gives: ClassVar[frozenset[str]] = frozenset(
         {"generalized_force", "ground_force", "center_of_pressure", "free_moment", "root_residual", "contact_probability", "flag", "coordinate_value"}
     )
-    requires: ClassVar[tuple[str, ...]] = ("opensim", "scipy")
+    requires: ClassVar[tuple[str, ...]] = ("torch", "scipy")
     Options: ClassVar[type[SolverOptions]] = PhysicsOptions
 
     def solve(self, trial: Trial, options: Any) -> xr.Dataset:
@@ -90,10 +91,11 @@ class PhysicsSolver(Solver):
             The model has no free root or no feet, or the motion is too short.
         """
         from imdy_plugin.solvers.kinematics import choose_cutoff, coordinates_of
-        from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+        from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 
         self.check(trial)
-        mechanics = OpenSimMechanics(trial.native_model)
+        assert trial.model is not None
+        mechanics = body_mechanics(trial.model)
         coordinates = coordinates_of(trial)
         cutoff, reason = choose_cutoff(options.cutoff_hz, coordinates, mechanics)
         motion = _Motion.of(coordinates, cutoff)
@@ -130,7 +132,7 @@ class _Motion:
         return out
 
 
-def _share_between_feet(mechanics: OpenSimMechanics, motion: _Motion, wrench: Array, options: PhysicsOptions) -> tuple[Contact, FootLoads]:
+def _share_between_feet(mechanics: BodyMechanics, motion: _Motion, wrench: Array, options: PhysicsOptions) -> tuple[Contact, FootLoads]:
     """Find contact from the soles and share a wrench ``(time, 6)`` about the ground origin between the feet that touch."""
     from imdy_plugin.solvers.contact import ContactThresholds, detect_contact, loading, sole_motion
     from imdy_plugin.solvers.ground_split import split_wrench, zero_moment_point
@@ -186,16 +188,14 @@ def outside_feet(wrench: Array, loads: FootLoads, touching: Mask, weight: float)
     return np.asarray(outside)
 
 
-def _body_loads(mechanics: OpenSimMechanics, loads: FootLoads) -> list[BodyLoad]:
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad
-
+def _body_loads(mechanics: BodyMechanics, loads: FootLoads) -> list[BodyLoad]:
     parts = (loads.force, loads.center_of_pressure, loads.free_moment)
     return [BodyLoad(body, *(part[:, foot] for part in parts)) for foot, body in enumerate(mechanics.foot_bodies)]
 
 
 def _as_result(
     solver: PhysicsSolver,
-    mechanics: OpenSimMechanics,
+    mechanics: BodyMechanics,
     motion: _Motion,
     contact: Contact,
     loads: FootLoads,
@@ -218,7 +218,7 @@ def _as_result(
         solver=solver.name,
         solver_version=solver.version,
         options=options.model_dump(),
-        model=mechanics.native.getName(),
+        model=mechanics.name,
         mass=mechanics.mass,
         attrs={"floor_height": contact.floor_height, "ground_velocity": contact.ground_velocity.tolist()},
         coordinate_value=motion.spread(motion.q),

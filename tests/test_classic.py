@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from imdy_plugin._opensim import import_opensim
+from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.schema import new_motion, validate_result
@@ -35,7 +36,11 @@ def trial(native: Any, mechanics: OpenSimMechanics) -> Trial:
     wrench = mechanics.ground_wrench(*swaying(mechanics, FORCE_TIME))
     force, moment = (np.stack([part, 0 * part], axis=1) for part in (wrench[:, :3], wrench[:, 3:]))
     ground = new_motion(FORCE_TIME, ground=(FEET, force, 0 * force, moment))
-    return Trial(motion=new_motion(TIME, coordinates=(mechanics.coordinates, q)), native_model=native, ground_force=ground, mass=70.0)
+    return with_model(Trial(motion=new_motion(TIME, coordinates=(mechanics.coordinates, q)), ground_force=ground, mass=70.0), native)
+
+
+def with_model(trial: Trial, native: Any) -> Trial:
+    return replace(trial, model=OpenSimModelAdapter().load(native).dataset, native_model=native)
 
 
 def solve(trial: Trial, **options: Any) -> xr.Dataset:
@@ -149,7 +154,7 @@ def test_only_muscles_are_left_out_on_request(trial: Trial, native: Any) -> None
     spring.setStiffness(200.0)
     sprung.addForce(spring)
     sprung.finalizeConnections()
-    given = replace(trial, native_model=sprung)
+    given = with_model(trial, sprung)
     without, kept = solve(given), solve(given, exclude_forces="muscles")
     carried = (without["generalized_force"] - kept["generalized_force"]).sel(coordinate="knee_angle_r")
     np.testing.assert_allclose(carried, -200.0 * without["coordinate_value"].sel(coordinate="knee_angle_r"), atol=1e-6)
@@ -167,7 +172,7 @@ def test_a_model_without_a_root_still_has_joint_moments() -> None:
     angle = 0.3 * np.sin(4 * TIME)[:, None]
     push = np.tile([10.0, 0.0, 0.0], (len(TIME), 1, 1))
     ground = new_motion(TIME, ground=(["bob"], push, 0 * push + [0.0, -0.7, 0.0], 0 * push))
-    result = solve(Trial(motion=new_motion(TIME, coordinates=(["hinge_coord_0"], angle)), native_model=model, ground_force=ground, mass=2.0))
+    result = solve(with_model(Trial(motion=new_motion(TIME, coordinates=(["hinge_coord_0"], angle)), ground_force=ground, mass=2.0), model))
     expected = (0.05 + 2 * 0.49) * -16 * angle + 2 * 9.80665 * 0.7 * np.sin(angle) - 10.0 * 0.7
     np.testing.assert_allclose(result["generalized_force"][5:-5], expected[5:-5], atol=2e-3)
     assert np.isnan(result["root_residual"]).all() and "no free root" in result.attrs["log"]

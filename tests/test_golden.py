@@ -203,7 +203,7 @@ def test_published_inverse_kinematics(data_dir: Path) -> None:
     tool = tool.sel(coordinate=list(mechanics.coordinates)).values
 
     def distance(given: dict[str, float] | None) -> FloatArray:
-        return coordinates_of(Trial(motion=motion, native_model=loaded.native), weights=given)["coordinate_value"].values - tool
+        return coordinates_of(Trial(motion=motion, model=loaded.dataset), weights=given)["coordinate_value"].values - tool
 
     def cost(q: FloatArray) -> FloatArray:
         used = [n for n in names if weights[n]]

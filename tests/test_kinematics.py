@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from imdy_plugin._opensim import import_opensim
+from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.errors import DataWarning, InputError, UnknownNameError
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.progress import progress_to
@@ -28,6 +29,10 @@ def truth(mechanics: OpenSimMechanics) -> xr.Dataset:
     q = mechanics.default_values + 0.15 * rng.normal(size=len(mechanics.coordinates)) * np.sin(4 * time)[:, None]
     bounded = np.clip(q, *(mechanics.bounds + np.array([0.01, -0.01])).T)
     return new_motion(time, markers=(mechanics.markers, mechanics.marker_positions(bounded)), coordinates=(mechanics.coordinates, bounded))
+
+
+def model_of(native: Any) -> xr.Dataset:
+    return OpenSimModelAdapter().load(native).dataset
 
 
 def markers_of(truth: xr.Dataset, **changes: np.ndarray) -> xr.Dataset:
@@ -119,7 +124,7 @@ def test_resampling_leaves_gaps_open() -> None:
 
 
 def test_markers_give_the_coordinates_back(native: Any, mechanics: OpenSimMechanics, truth: xr.Dataset) -> None:
-    found = coordinates_of(Trial(motion=markers_of(truth), native_model=native))
+    found = coordinates_of(Trial(motion=markers_of(truth), model=model_of(native)))
     np.testing.assert_allclose(found["coordinate_value"], truth["coordinate_value"], atol=2e-4)
     assert found.attrs["marker_rms_max"] < 1e-4 and found.attrs["kinematics"] == "fitted"
     assert f"{len(mechanics.markers)} markers" in found.attrs["log"]
@@ -129,7 +134,7 @@ def test_markers_give_the_coordinates_back(native: Any, mechanics: OpenSimMechan
 def test_any_direction_of_walking_is_found(native: Any, mechanics: OpenSimMechanics, truth: xr.Dataset, turn: float) -> None:
     rotation = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
     turned = new_motion(truth["time"].values[:8], markers=(truth["marker"].values, truth["marker_position"].values[:8] @ rotation.T + [3, 0, -2]))
-    found = coordinates_of(Trial(motion=turned, native_model=native))
+    found = coordinates_of(Trial(motion=turned, model=model_of(native)))
     joints = [n for n in mechanics.coordinates if n not in mechanics.root_coordinates]
     np.testing.assert_allclose(found["coordinate_value"].sel(coordinate=joints), truth["coordinate_value"].sel(coordinate=joints)[:8], atol=2e-4)
     assert np.abs(found["coordinate_value"].sel(coordinate="pelvis_list")).max() < 0.5
@@ -139,11 +144,11 @@ def test_short_gaps_are_bridged_and_long_ones_masked(native: Any, truth: xr.Data
     names = [str(n) for n in truth["marker"].values]
     hand = [n for n in names if n in hand_markers(native)]
     short, long = np.arange(5, 9), np.arange(10, 22)
-    found = coordinates_of(Trial(motion=markers_of(truth, **dict.fromkeys(hand, short)), native_model=native))
+    found = coordinates_of(Trial(motion=markers_of(truth, **dict.fromkeys(hand, short)), model=model_of(native)))
     value = found["coordinate_value"]
     assert np.isfinite(value).all() and "4 frame(s) bridged, 0 masked" in found.attrs["log"]
     np.testing.assert_allclose(value, truth["coordinate_value"], atol=0.02)
-    masked = coordinates_of(Trial(motion=markers_of(truth, **dict.fromkeys(hand, long)), native_model=native))
+    masked = coordinates_of(Trial(motion=markers_of(truth, **dict.fromkeys(hand, long)), model=model_of(native)))
     lost = masked["coordinate_value"].sel(coordinate="wrist_flex_r").isnull()
     np.testing.assert_array_equal(np.flatnonzero(lost), long)
     assert np.isfinite(masked["coordinate_value"].sel(coordinate="hip_flexion_r")).all()
@@ -158,7 +163,7 @@ def hand_markers(native: Any) -> set[str]:
 def test_a_coordinate_that_no_marker_tells_stays_at_its_default_and_is_named(native: Any, truth: xr.Dataset) -> None:
     kept = [n for n in truth["marker"].values if n not in hand_markers(native)]
     motion = new_motion(truth["time"].values[:8], markers=(kept, truth["marker_position"].sel(marker=kept).values[:8]))
-    found = coordinates_of(Trial(motion=motion, native_model=native))
+    found = coordinates_of(Trial(motion=motion, model=model_of(native)))
     assert "no marker tells: " in found.attrs["log"] and "wrist_flex_r" in found.attrs["log"]
     np.testing.assert_allclose(found["coordinate_value"].sel(coordinate="wrist_flex_r"), 0.0, atol=1e-9)
 
@@ -170,12 +175,12 @@ def test_a_trunk_that_no_marker_tells_is_warned_of(native: Any, truth: xr.Datase
     kept = [n for n in truth["marker"].values if not any(body in owner[str(n)] for body in above)]
     motion = new_motion(truth["time"].values[:8], markers=(kept, truth["marker_position"].sel(marker=kept).values[:8]))
     with pytest.warns(DataWarning, match=r"no marker tells lumbar_extension, .*as if that part were stiff"):
-        coordinates_of(Trial(motion=motion, native_model=native))
+        coordinates_of(Trial(motion=motion, model=model_of(native)))
 
 
 def test_a_frame_without_markers_is_not_held_at_the_last_value(native: Any, truth: xr.Dataset) -> None:
     all_lost = {str(n): np.arange(20, 26) for n in truth["marker"].values}
-    found = coordinates_of(Trial(motion=markers_of(truth, **all_lost), native_model=native))
+    found = coordinates_of(Trial(motion=markers_of(truth, **all_lost), model=model_of(native)))
     assert np.isnan(found["coordinate_value"][20:]).all() and np.isfinite(found["coordinate_value"][:20]).all()
 
 
@@ -186,7 +191,7 @@ def test_clamped_coordinates_stay_within_their_limits(native: Any, truth: xr.Dat
     bent = float(truth["coordinate_value"].sel(coordinate="knee_angle_r").max())
     knee.setRangeMin(bent - 0.02)
     knee.setRangeMax(bent + 1.0)
-    found = coordinates_of(Trial(motion=markers_of(truth), native_model=clamped))["coordinate_value"].sel(coordinate="knee_angle_r")
+    found = coordinates_of(Trial(motion=markers_of(truth), model=model_of(clamped)))["coordinate_value"].sel(coordinate="knee_angle_r")
     assert float(found.min()) == pytest.approx(bent - 0.02)
     assert float(truth["coordinate_value"].sel(coordinate="knee_angle_r").min()) < bent - 0.03
 
@@ -194,7 +199,7 @@ def test_clamped_coordinates_stay_within_their_limits(native: Any, truth: xr.Dat
 def test_locked_coordinates_keep_their_default(native: Any, truth: xr.Dataset) -> None:
     locked = native.clone()
     locked.updCoordinateSet().get("mtp_angle_r").setDefaultLocked(True)
-    found = coordinates_of(Trial(motion=markers_of(truth), native_model=locked))["coordinate_value"]
+    found = coordinates_of(Trial(motion=markers_of(truth), model=model_of(locked)))["coordinate_value"]
     np.testing.assert_array_equal(found.sel(coordinate="mtp_angle_r"), 0.0)
 
 
@@ -202,25 +207,25 @@ def test_too_few_common_markers_list_the_nearest_names(native: Any, truth: xr.Da
     names = [f"subject:{n}" for n in truth["marker"].values]
     motion = new_motion(truth["time"].values, markers=(names, truth["marker_position"].values))
     with pytest.raises(InputError, match=r"only 0 of \d+ markers are the model's, at least 6.*nearest: .*strip_prefix=True"):
-        coordinates_of(Trial(motion=motion, native_model=native))
+        coordinates_of(Trial(motion=motion, model=model_of(native)))
 
 
 def test_a_bad_fit_is_warned_of(native: Any, truth: xr.Dataset) -> None:
     small = new_motion(truth["time"].values[:3], markers=(truth["marker"].values, 0.7 * truth["marker_position"].values[:3]))
     with pytest.warns(DataWarning, match="mm from the measured ones on average.*scaled"):
-        coordinates_of(Trial(motion=small, native_model=native))
+        coordinates_of(Trial(motion=small, model=model_of(native)))
 
 
 def test_fitting_is_done_once_for_the_same_content(native: Any, truth: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[str, int, int]] = []
     with progress_to(lambda *step: steps.append(step)):
-        first = coordinates_of(Trial(motion=markers_of(truth), native_model=native), accuracy=2e-5)
-    assert steps[-1] == ("inverse kinematics", 25, 25)
+        first = coordinates_of(Trial(motion=markers_of(truth), model=model_of(native)), accuracy=2e-5)
+    assert steps[-1] == ("inverse kinematics", 26, 26)
     monkeypatch.setattr(kinematics, "fit_markers", lambda *_: pytest.fail("fitted again"))
-    again = coordinates_of(Trial(motion=markers_of(truth), native_model=native.clone()), accuracy=2e-5)
+    again = coordinates_of(Trial(motion=markers_of(truth), model=model_of(native.clone())), accuracy=2e-5)
     xr.testing.assert_identical(first, again)
     again["coordinate_value"][:] = 0.0
-    xr.testing.assert_identical(first, coordinates_of(Trial(motion=markers_of(truth), native_model=native), accuracy=2e-5))
+    xr.testing.assert_identical(first, coordinates_of(Trial(motion=markers_of(truth), model=model_of(native)), accuracy=2e-5))
 
 
 def test_weights_pull_the_model(native: Any, truth: xr.Dataset) -> None:
@@ -229,23 +234,23 @@ def test_weights_pull_the_model(native: Any, truth: xr.Dataset) -> None:
     motion["marker_position"].loc[{"marker": name}] += 0.05
     distance = []
     for weight in (1.0, 30.0):
-        found = coordinates_of(Trial(motion=motion, native_model=native), weights={name: weight})
+        found = coordinates_of(Trial(motion=motion, model=model_of(native)), weights={name: weight})
         placed = OpenSimMechanics(native).marker_positions(found["coordinate_value"].values, [name])[:, 0]
         distance.append(np.linalg.norm(placed - motion["marker_position"].sel(marker=name).values, axis=1).max())
     assert distance[1] < 0.5 * distance[0]
     with pytest.raises(UnknownNameError, match="marker 'nose'"):
-        coordinates_of(Trial(motion=motion, native_model=native), weights={"nose": 2.0})
+        coordinates_of(Trial(motion=motion, model=model_of(native)), weights={"nose": 2.0})
 
 
 def test_given_coordinates_are_put_in_the_models_order(native: Any, mechanics: OpenSimMechanics, truth: xr.Dataset) -> None:
     shuffled = truth[["coordinate_value"]].isel(coordinate=slice(None, None, -1))
-    found = coordinates_of(Trial(motion=shuffled, native_model=native))
+    found = coordinates_of(Trial(motion=shuffled, model=model_of(native)))
     assert tuple(found["coordinate"].values) == mechanics.coordinates
     np.testing.assert_array_equal(found["coordinate_value"], truth["coordinate_value"])
     lacking = shuffled.drop_sel(coordinate="knee_angle_r")
     with pytest.raises(InputError, match=r"lacks coordinate.* knee_angle_r .*nearest: knee_angle_l"):
-        coordinates_of(Trial(motion=lacking, native_model=native))
-    with pytest.raises(InputError, match="need an OpenSim model"):
+        coordinates_of(Trial(motion=lacking, model=model_of(native)))
+    with pytest.raises(InputError, match="need a model"):
         coordinates_of(Trial(motion=shuffled))
 
 
@@ -260,14 +265,14 @@ def test_a_coupled_coordinate_follows_or_is_warned_of(native: Any, truth: xr.Dat
     model.addConstraint(coupler)
     model.finalizeConnections()
     given = truth[["coordinate_value"]].drop_sel(coordinate="mtp_angle_r")
-    found = coordinates_of(Trial(motion=given, native_model=model))
+    found = coordinates_of(Trial(motion=given, model=model_of(model)))
     np.testing.assert_allclose(found["coordinate_value"].sel(coordinate="mtp_angle_r"), 0.5 * truth["coordinate_value"].sel(coordinate="knee_angle_r"))
     assert "mtp_angle_r from the model" in found.attrs["log"]
     odd = truth[["coordinate_value"]].copy(deep=True)
     odd["coordinate_value"].loc[{"coordinate": "mtp_angle_r"}] = 28.6
     with pytest.warns(DataWarning, match="'mtp_angle_r' is on average .* in degrees"):
-        coordinates_of(Trial(motion=odd, native_model=model))
-    fitted = coordinates_of(Trial(motion=markers_of(truth), native_model=model))["coordinate_value"]
+        coordinates_of(Trial(motion=odd, model=model_of(model)))
+    fitted = coordinates_of(Trial(motion=markers_of(truth), model=model_of(model)))["coordinate_value"]
     np.testing.assert_allclose(fitted.sel(coordinate="mtp_angle_r"), 0.5 * fitted.sel(coordinate="knee_angle_r"))
 
 

@@ -62,7 +62,7 @@ def test_equals_opensim() -> None:
 def changed(trial: Trial, change: Callable[[Any], Any]) -> Trial:
     native = trial.native_model.clone()
     change(native)
-    return replace(trial, native_model=native)
+    return replace(trial, model=OpenSimModelAdapter().load(native).dataset, native_model=native)
 
 
 @needs_nimble
@@ -117,7 +117,8 @@ def leg(root: str, hip: str) -> Trial:
     names = OpenSimMechanics(model).coordinates
     motion = new_motion(TIME, coordinates=(names, 0.3 * np.sin(3 * TIME[:, None] + np.arange(len(names)))))
     force = np.tile([10.0, 100.0, 5.0], (len(TIME), 1, 1))
-    return Trial(motion=motion, native_model=model, mass=12.0, ground_force=new_motion(TIME, ground=(["foot"], force, 0.001 * force, 0.01 * force)))
+    ground = new_motion(TIME, ground=(["foot"], force, 0.001 * force, 0.01 * force))
+    return Trial(motion=motion, model=OpenSimModelAdapter().load(model).dataset, native_model=model, mass=12.0, ground_force=ground)
 
 
 @needs_nimble

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from pydantic import ValidationError
 
+from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.errors import InputError
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.schema import new_motion, validate_result
@@ -18,21 +19,20 @@ WEIGHT = 700.0
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """A generated person's walk and the model object."""
-    from imdy_plugin._opensim import import_opensim
+    """A generated person's walk and the model."""
     from imdy_plugin.sim.gait import build_walk
     from imdy_plugin.sim.person import write_person
 
     path = write_person(tmp_path_factory.mktemp("person") / "person.osim")
-    return build_walk(path), import_opensim().Model(str(path))
+    return build_walk(path), OpenSimModelAdapter().load(path).dataset
 
 
 def solve(generated: tuple[Any, Any], coordinates: np.ndarray | None = None, **options: Any) -> xr.Dataset:
-    trial, native = generated
+    trial, model = generated
     motion = trial.motion
     values = motion["coordinate_value"].values if coordinates is None else coordinates
     given = new_motion(motion["time"].values, coordinates=(list(motion["coordinate"].values), values))
-    return PhysicsSolver().solve(Trial(given, native_model=native), PhysicsOptions(**options))
+    return PhysicsSolver().solve(Trial(given, model=model), PhysicsOptions(**options))
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +137,15 @@ def test_frames_without_coordinates_stay_unknown(generated: tuple[Any, Any]) -> 
 
 
 def test_a_short_trial_is_solved_without_a_filter(generated: tuple[Any, Any]) -> None:
-    trial, native = generated
+    trial, model = generated
     motion = trial.motion.isel(time=slice(20, 28))
     given = new_motion(motion["time"].values, coordinates=(list(motion["coordinate"].values), motion["coordinate_value"].values))
-    short = PhysicsSolver().solve(Trial(given, native_model=native), PhysicsOptions(cutoff_hz=None))
+    short = PhysicsSolver().solve(Trial(given, model=model), PhysicsOptions(cutoff_hz=None))
     assert np.isfinite(short["generalized_force"].values).all()
 
 
 def test_a_trial_without_a_model_is_refused(generated: tuple[Any, Any]) -> None:
-    with pytest.raises(InputError, match="native_model"):
+    with pytest.raises(InputError, match="needs model"):
         PhysicsSolver().solve(Trial(generated[0].motion), PhysicsOptions())
 
 

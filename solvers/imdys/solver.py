@@ -13,13 +13,14 @@ from pydantic import Field
 
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
 from imdy_plugin.schema import GRAVITY, GROUND_FORCE_VARIABLES, add_log, new_result
+from imdy_plugin.solvers.body_load import BodyLoad
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.imdys.features import Features
     from imdy_plugin.solvers.imdys.momentum import Correction, Trust
     from imdy_plugin.solvers.imdys.network import ImdysNetwork
     from imdy_plugin.solvers.imdys.prediction import GroundLoads
-    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
 
 Array = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ class ImdysSolver(Solver):
         Returns
         -------
         xarray.Dataset
-            With an OpenSim model, every coordinate's generalized force by exact inverse dynamics and the root's residual. Without,
+            With a model, every coordinate's generalized force by exact inverse dynamics and the root's residual. Without,
             the network's own joint moments of hips, knees, ankles, subtalar joints and lumbar spine, and ``root_residual`` is NaN.
             ``flag`` marks ``airborne``, ``few_landmarks``, and ``other_contact``: the feet's force would have to be changed by
             more than a fifth to move the body so, or would have to act 10 cm and more from where the feet are, as when it sits.
@@ -88,7 +89,7 @@ class ImdysSolver(Solver):
         network, card = load_network(path)
         features = compute_features(trial.motion)
         loads = predict(network, features, mirror_average=options.mirror_average, contact_threshold=options.contact_threshold)
-        result = _solve_with_model(trial, options, features, loads) if trial.native_model is not None else _solve_without_model(trial, options, features, loads)
+        result = _solve_with_model(trial, options, features, loads) if trial.model is not None else _solve_without_model(trial, options, features, loads)
         return _with_origin(result, features, path, card, network)
 
 
@@ -125,18 +126,18 @@ def _solve_without_model(trial: Trial, options: ImdysOptions, features: Features
 def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, loads: GroundLoads) -> xr.Dataset:
     from imdy_plugin.solvers.imdys.momentum import balance
     from imdy_plugin.solvers.kinematics import choose_cutoff, coordinates_of, smooth
-    from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+    from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 
-    mechanics = OpenSimMechanics(trial.native_model)
+    assert trial.model is not None and trial.mass is not None
+    mechanics = body_mechanics(trial.model)
     motion = coordinates_of(trial)
     time = np.asarray(motion["time"].values, float)
     cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
     states = smooth(time, motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values, cutoff)
     wrench = mechanics.ground_wrench(*states) / mechanics.mass
     loads = loads.at(time)
-    correction = balance(loads, wrench, mechanics.center_of_mass(*states)[0], _trust(trial, mechanics))
+    correction = balance(loads, wrench, mechanics.center_of_mass(*states)[0], _trust(mechanics))
     loads = _kept_in_soles(correction.loads if options.momentum_correction else loads, mechanics, *states[:2])
-    assert trial.mass is not None
     ground = _ground(loads, trial.mass)
     per_foot = zip(mechanics.foot_bodies, *(np.moveaxis(ground[name], 1, 0) for name in GROUND_FORCE_VARIABLES), strict=True)
     force = mechanics.inverse_dynamics(*states, [BodyLoad(*foot) for foot in per_foot])
@@ -147,7 +148,7 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
         units=mechanics.units,
         bodies=mechanics.foot_bodies,
         root_residual=mechanics.root_wrench(states[0], force),
-        model=trial.native_model.getName(),
+        model=mechanics.name,
         coordinate_value=states[0],
         coordinate_velocity=states[1],
         coordinate_acceleration=states[2],
@@ -157,14 +158,14 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     return add_log(result.assign_attrs(cutoff=reason), f"imdys: coordinates low-passed at {reason}")
 
 
-def _trust(trial: Trial, mechanics: OpenSimMechanics) -> Trust:
+def _trust(mechanics: BodyMechanics) -> Trust:
     from imdy_plugin.solvers.imdys.momentum import PELVIS, WHOLE_BODY
 
-    root_mass = float(trial.native_model.getBodySet().get(mechanics.root_body).getMass())
+    root_mass = float(mechanics.body.body_mass[mechanics.bodies.index(mechanics.root_body)])
     return PELVIS if root_mass > LARGEST_ROOT_SHARE * mechanics.mass else WHOLE_BODY
 
 
-def _kept_in_soles(loads: GroundLoads, mechanics: OpenSimMechanics, q: Array, qd: Array) -> GroundLoads:
+def _kept_in_soles(loads: GroundLoads, mechanics: BodyMechanics, q: Array, qd: Array) -> GroundLoads:
     from imdy_plugin.solvers.contact import keep_in_sole, sole_motion
 
     outline, _ = sole_motion(mechanics, q, qd)

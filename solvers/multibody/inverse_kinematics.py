@@ -314,6 +314,7 @@ class _Fitter:
         out[:, ~felt] = False
         core = normal[:, felt][:, :, felt]
         factor, failed = torch.linalg.cholesky_ex(core)
+        factor[failed != 0] = torch.eye(core.shape[-1], dtype=core.dtype, device=core.device)
         doubtful = (failed != 0) | (torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2).sum(dim=1) > _ALL_RESOLVED)
         if bool(doubtful.any()):
             size, direction = torch.linalg.eigh(core[doubtful])
