@@ -11,12 +11,13 @@ from imdy_plugin.interfaces import Solver
 @hookimpl
 def imdy_register_solvers(register: Callable[[type[Solver]], None]) -> None:
     """Register the solvers that ship."""
-    from imdy_plugin.solvers.classic import OpenSimSolver
+    from imdy_plugin.solvers.classic import MultibodySolver, OpenSimSolver
     from imdy_plugin.solvers.imdys.solver import ImdysSolver
     from imdy_plugin.solvers.nimble import NimbleSolver
     from imdy_plugin.solvers.physics import PhysicsSolver
 
     register(OpenSimSolver)
+    register(MultibodySolver)
     register(NimbleSolver)
     register(PhysicsSolver)
     register(ImdysSolver)

@@ -43,6 +43,14 @@ class OpenSimOptions(ClassicOptions):
     exclude_forces: Literal["all", "muscles"] = Field("all", description="which of the model's own forces are left out; kept ones lessen the joint moments")
 
 
+class MultibodyOptions(ClassicOptions):
+    """Options of :class:`MultibodySolver`."""
+
+    simbody_rates: bool = Field(
+        False, description="differentiate the axes of coupled joints, such as knees, as OpenSim's engine does instead of exactly; for comparisons"
+    )
+
+
 @dataclass(frozen=True)
 class JointForces:
     """What an engine of inverse dynamics answers.
@@ -167,6 +175,29 @@ class OpenSimSolver(ClassicSolver["OpenSimMechanics"]):
     def joint_forces(self, mechanics: OpenSimMechanics, q: FloatArray, qd: FloatArray, qdd: FloatArray, loads: Sequence[BodyLoad], options: Any) -> JointForces:
         """Generalized forces by OpenSim's own multibody engine."""
         return JointForces(mechanics.inverse_dynamics(q, qd, qdd, loads))
+
+
+class MultibodySolver(ClassicSolver["BodyMechanics"]):
+    """The same by this package's own mechanics of all frames at once; any model in the common representation, no OpenSim."""
+
+    name: ClassVar[str] = "multibody"
+    summary: ClassVar[str] = "classic inverse dynamics with force plates, by batched mechanics of its own; many times faster than OpenSim"
+    version: ClassVar[str] = "1"
+    needs: ClassVar[frozenset[str]] = ClassicSolver.needs - {"native_model"}
+    requires: ClassVar[tuple[str, ...]] = ("torch", "scipy")
+    Options: ClassVar[type[SolverOptions]] = MultibodyOptions
+
+    def mechanics(self, trial: Trial, options: Any) -> BodyMechanics:
+        """The model's mechanics; those that were compiled before where the model has not changed."""
+        from imdy_plugin.solvers.multibody.mechanics import body_mechanics
+
+        assert trial.model is not None
+        return body_mechanics(trial.model, simbody_rates=options.simbody_rates)
+
+    def joint_forces(self, mechanics: BodyMechanics, q: FloatArray, qd: FloatArray, qdd: FloatArray, loads: Sequence[BodyLoad], options: Any) -> JointForces:
+        """Generalized forces by Newton's and Euler's equations of every body, summed along the tree."""
+        line = "rates of coupled joints as in OpenSim's engine" if options.simbody_rates else "rates of coupled joints exact"
+        return JointForces(mechanics.inverse_dynamics(q, qd, qdd, loads), [line])
 
 
 def _check_order(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics) -> None:

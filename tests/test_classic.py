@@ -14,7 +14,7 @@ from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.schema import new_motion, validate_result
-from imdy_plugin.solvers.classic import OpenSimOptions, OpenSimSolver
+from imdy_plugin.solvers.classic import MultibodyOptions, MultibodySolver, OpenSimOptions, OpenSimSolver
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 TIME = np.arange(40) / 100
@@ -61,6 +61,48 @@ def test_the_right_ground_force_leaves_nothing_on_the_root(trial: Trial) -> None
     assert float(np.abs(inner["root_residual"]).max()) < 0.05
     assert float(np.abs(inner["generalized_force"].sel(coordinate="hip_flexion_r")).max()) > 5.0
     assert not result["flag"].any()
+
+
+def by_multibody(trial: Trial, **options: Any) -> xr.Dataset:
+    return MultibodySolver().solve(trial, MultibodyOptions(**{"cutoff_hz": None, **options}))
+
+
+def test_our_mechanics_answer_as_opensim_does(trial: Trial) -> None:
+    """The person's joints are simple ones, for which OpenSim's rates are exact."""
+    theirs, ours = solve(trial), by_multibody(replace(trial, native_model=None))
+    for name in ("generalized_force", "root_residual", "ground_force", "coordinate_acceleration"):
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-8, err_msg=name)
+    assert ours.attrs["excluded_forces"] == theirs.attrs["excluded_forces"] and ours.attrs["model"] == theirs.attrs["model"]
+    light = trial.model.copy(deep=True)  # type: ignore[union-attr]
+    light["body_inertia"] *= 0.99
+    assert float(np.abs(by_multibody(replace(trial, model=light))["generalized_force"] - theirs["generalized_force"]).max()) > 1e-3
+
+
+def test_a_model_that_cannot_be_represented_is_left_to_opensim(trial: Trial, native: Any) -> None:
+    prescribed = native.clone()
+    toe = prescribed.updCoordinateSet().get("mtp_angle_r")
+    toe.setPrescribedFunction(import_opensim().Constant(0.1))
+    toe.setDefaultIsPrescribed(True)
+    given = with_model(trial, prescribed)
+    with pytest.raises(InputError, match=r"mtp_angle_r follow prescribed functions.*; solver 'opensim' can"):
+        by_multibody(given)
+    np.testing.assert_allclose(solve(given)["generalized_force"], solve(trial)["generalized_force"])
+    markers = new_motion(TIME, markers=(["a", "b"], np.zeros((len(TIME), 2, 3))))
+    with pytest.raises(InputError, match="mtp_angle_r follow prescribed"):
+        solve(replace(given, motion=markers))
+
+
+def test_a_model_and_an_object_that_differ_are_refused(trial: Trial) -> None:
+    osim = import_opensim()
+    other = osim.Model()
+    other.addBody(osim.Body("calcn_r", 1.0, osim.Vec3(0), osim.Inertia(1)))
+    foot = other.getBodySet().get("calcn_r")
+    other.addBody(osim.Body("calcn_l", 1.0, osim.Vec3(0), osim.Inertia(1)))
+    other.addJoint(osim.PinJoint("hinge", other.getGround(), foot))
+    other.addJoint(osim.PinJoint("other_hinge", foot, other.getBodySet().get("calcn_l")))
+    other.finalizeConnections()
+    with pytest.raises(InputError, match="model and native_model have different coordinates"):
+        solve(replace(trial, native_model=other))
 
 
 def test_the_wrong_ground_force_does_not(trial: Trial) -> None:

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from imdy_plugin.interfaces import Trial
-from imdy_plugin.solvers.classic import OpenSimSolver
+from imdy_plugin.solvers.classic import MultibodySolver, OpenSimSolver
 from imdy_plugin.solvers.imdys.solver import ImdysSolver
 from imdy_plugin.solvers.physics import PhysicsSolver
 from imdy_plugin.testing import SolverContract, contract_trial
@@ -17,6 +17,10 @@ from imdy_plugin.testing import SolverContract, contract_trial
 
 class TestOpenSim(SolverContract):
     solver = OpenSimSolver
+
+
+class TestMultibody(SolverContract):
+    solver = MultibodySolver
 
 
 class TestPhysics(SolverContract):
