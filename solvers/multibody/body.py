@@ -324,7 +324,7 @@ class Multibody:
         state = self.kinematics(q, qd, qdd)
         wrench = self._body_wrenches(state)
         for load in loads:
-            acts = self._unit_bodies[self.index("body", [load.body])[0], :, None]
+            acts = self._unit_bodies[self.index("body", [load.body])].mT
             force, point, moment = (self._inner(part, q.shape[:-1]) for part in (load.force, load.point, load.moment))
             applied = Spatial(moment + cross(point - state.inner_reference, force), force)
             wrench = wrench + Spatial(applied.angular[:, None], applied.linear[:, None]) * -acts
@@ -393,8 +393,9 @@ class Multibody:
         angular, linear = state.inner_motion.angular[:, columns], state.inner_motion.linear[:, columns]
         motion = torch.cat([linear + cross(angular, place), angular]).permute(2, 1, 0)
         force = generalized_force[..., columns].reshape(-1, len(columns), 1)
-        wrench: Tensor = (torch.linalg.pinv(motion) @ force).reshape(*q.shape[:-1], 6)
-        return wrench
+        known = motion.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+        inverse = torch.where(known, torch.linalg.pinv(torch.where(known, motion, 0.0)), torch.nan)
+        return (inverse @ force).reshape(*q.shape[:-1], 6)
 
     # Couplings -----------------------------------------------------------------------------------------------------------
 
@@ -484,7 +485,7 @@ class Multibody:
         picks = ((weights == 1.0) | (weights == 0.0)).all() and (weights.sum(axis=1) == 1.0).all()
         self._functions = FunctionTable([m.function for m in movers], self.dtype, self.device)
         self._weights = self.tensor(weights)
-        self._picked = torch.as_tensor(np.argmax(weights, axis=1), device=self.device) if picks else None
+        self._picked = torch.as_tensor(np.argmax(weights, axis=1), device=self.device) if picks and weights.size else None
         turning, sliding = ([i for i, m in enumerate(movers) if m.rotates is kind] for kind in (True, False))
         chains = _chain_rotations(tree, turning)
         self._read_rotations(tree, turning, chains)
@@ -666,7 +667,7 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 
 def _cross_rows(a: Tensor, b: Tensor) -> Tensor:
     """Cross products of vectors with their components last."""
-    product: Tensor = torch.linalg.cross(a, b)
+    product: Tensor = torch.linalg.cross(*torch.broadcast_tensors(a, b))
     return product
 
 
