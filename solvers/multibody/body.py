@@ -356,7 +356,7 @@ class Multibody:
         wrench = self.ground_wrench(q, qd, qdd)
         force, moment = wrench[..., :3], wrench[..., 3:]
         point, weight = self.center_of_mass(q)[0], self.mass * self.gravity
-        at = point if about is None else about
+        at = point if about is None else about.expand_as(point)
         return force + weight, moment - _cross_rows(at, force) + _cross_rows(point - at, weight.expand_as(point))
 
     def mass_matrix(self, q: Tensor) -> Tensor:
@@ -667,7 +667,7 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 
 def _cross_rows(a: Tensor, b: Tensor) -> Tensor:
     """Cross products of vectors with their components last."""
-    product: Tensor = torch.linalg.cross(*torch.broadcast_tensors(a, b))
+    product: Tensor = torch.linalg.cross(a, b)
     return product
 
 
