@@ -147,20 +147,23 @@ def _kinematics(motion: xr.Dataset, landmarks: Mapping[str, str], grid: Array) -
     names = [str(m) for m in motion["marker"].values]
     raw = np.asarray(motion["marker_position"].values, float)
     time = np.asarray(motion["time"].values, float)
+    indices = np.array([LANDMARKS.index(landmark) for landmark in landmarks], dtype=np.intp)
+    position = raw[:, [names.index(marker) for marker in landmarks.values()]]
     out = tuple(np.full((grid.size, len(LANDMARKS), 3), np.nan) for _ in range(3))
-    for landmark, marker in landmarks.items():
-        index = LANDMARKS.index(landmark)
-        for target, values in zip(out, _smooth(time, raw[:, names.index(marker)], grid), strict=True):
-            target[:, index] = values
+    seen, pattern = np.unique(np.isfinite(position).all(axis=2), axis=1, return_inverse=True)
+    for number in range(seen.shape[1]):
+        alike = np.flatnonzero(pattern.ravel() == number)
+        for target, values in zip(out, _smooth(time, position[:, alike].reshape(len(time), -1), grid), strict=True):
+            target[:, indices[alike]] = values.reshape(grid.size, len(alike), 3)
     return out[0], out[1], out[2]
 
 
 def _smooth(time: Array, position: Array, grid: Array) -> tuple[Array, Array, Array]:
-    """Low-passed position, velocity and acceleration on the grid, NaN in and beside gaps."""
+    """Low-passed position ``(T, column)``, velocity and acceleration on the grid, NaN in and beside gaps, which all columns share."""
     from scipy.interpolate import CubicSpline, make_interp_spline
     from scipy.signal import butter, sosfiltfilt
 
-    out = tuple(np.full((grid.size, 3), np.nan) for _ in range(3))
+    out = tuple(np.full((grid.size, position.shape[1]), np.nan) for _ in range(3))
     for run in _runs(time, _known(position)):
         fine = grid[(grid >= time[run[0]] - 1e-9) & (grid <= time[run[-1]] + 1e-9)]
         if fine.size < max(SHORTEST_RUN_S * RATE_HZ, 4):

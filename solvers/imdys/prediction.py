@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imdy_plugin.errors import DataWarning
 from imdy_plugin.solvers.imdys.features import RATE_HZ, Features
 from imdy_plugin.solvers.imdys.network import ImdysNetwork, mirror_inputs, mirror_outputs
+from imdy_plugin.solvers.multibody.chunks import one_thread
 
 Array = NDArray[np.float64]
 
@@ -101,9 +102,10 @@ def predict(network: ImdysNetwork, features: Features, *, mirror_average: bool =
 def run_network(network: ImdysNetwork, features: Features, *, mirror_average: bool) -> dict[str, Array]:
     """Outputs of all heads in the heading frame, each ``(T, size)``."""
     values, present = torch.from_numpy(features.values)[None], torch.from_numpy(features.present)[None]
-    outputs = network(values, present, RATE_HZ)
+    with one_thread():
+        outputs = network(values, present, RATE_HZ)
+        mirrored = network(*mirror_inputs(values, present), RATE_HZ) if mirror_average else {}
     if mirror_average:
-        mirrored = network(*mirror_inputs(values, present), RATE_HZ)
         outputs = {name: (output + mirror_outputs(name, mirrored[name])) / 2.0 for name, output in outputs.items()}
     return {name: output[0].double().numpy() for name, output in outputs.items()}
 

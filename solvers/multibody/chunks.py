@@ -34,10 +34,10 @@ def map_chunks(function: Callable[[slice], T], frames: int, device: torch.device
 
     workers = min(len(parts), _processors()) if device.type == "cpu" else 1
     if workers == 1:
-        with _one_thread():
+        with one_thread():
             yield from map(computed, parts)
         return
-    with _one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(computed, parts)
 
 
@@ -46,7 +46,8 @@ def _processors() -> int:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Have each operation computed by the thread that asks for it: others that wait for their turn would hold it up."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
