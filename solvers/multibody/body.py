@@ -256,12 +256,14 @@ class Multibody:
                 raise UnknownNameError(kind, name, known, "in this model")
         return torch.tensor([known.index(name) for name in names], dtype=torch.long, device=self.device)
 
-    def depth(self, coordinate: int) -> int:
-        """Number of bodies between a coordinate and ground."""
-        return int(self._hangs[self._coordinate_body[coordinate]].sum())
+    def from_ground(self, coordinates: Sequence[int]) -> Tensor:
+        """Coordinates in an order in which each comes after those that carry it, those of one joint as they act."""
+        bodies = self._hangs[self._coordinate_body].sum(dim=1).tolist()
+        order = sorted(coordinates, key=lambda i: (bodies[i], int(self._coordinate_body[i]), float(self._rank[i])))
+        return torch.tensor(order, dtype=torch.long, device=self.device)
 
     def on_path(self, coordinates: Tensor) -> Tensor:
-        """1 where the second of two coordinates carries the first, or is of the same joint and no later ``(chosen, chosen)``."""
+        """1 where the second of two coordinates carries the first, or is of the same joint and acts no later ``(chosen, chosen)``."""
         return self._on_path[coordinates][:, coordinates]
 
     def tensor(self, values: Any) -> Tensor:
@@ -467,7 +469,8 @@ class Multibody:
         if simbody_rates:
             before = _turned_by_simbody(tree, before)
         carries = hangs[:, driven].T
-        path = np.where(driven[:, None] == driven[None], np.tri(len(driven)), carries[:, driven].T)
+        rank = self._rank = _order_in_joint(tree)
+        path = np.where(driven[:, None] == driven[None], rank[:, None] >= rank[None], carries[:, driven].T)
         self._coordinate_body = torch.as_tensor(driven, device=self.device)
         self._every_body = torch.arange(bodies, device=self.device)
         self._unit_bodies = torch.eye(bodies, dtype=self.dtype, device=self.device)
@@ -621,6 +624,14 @@ def _chain_rotations(tree: Tree, turning: Sequence[int]) -> _RotationChains:
         last[body], body_frame[body] = previous, constant @ tree.child_rotation[body]
     levels = [[r for r in range(len(turning)) if level[r] == depth] for depth in range(max(level, default=-1) + 1)]
     return _RotationChains(levels, before, frame, last, body_frame)
+
+
+def _order_in_joint(tree: Tree) -> FloatArray:
+    """Place of each coordinate's first mover; those that move nothing last, no two at the same."""
+    count = len(tree.coordinate_body)
+    first = [min((row for row, mover in enumerate(tree.movers) if c in mover.weights), default=len(tree.movers)) for c in range(count)]
+    rank: FloatArray = np.asarray(first) + np.arange(count) / (count + 1.0)
+    return rank
 
 
 def _turned_by_simbody(tree: Tree, before: FloatArray) -> FloatArray:

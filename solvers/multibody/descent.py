@@ -1,4 +1,6 @@
-"""Damped Gauss-Newton descent of a marker problem, all frames at once (Levenberg 1944, Marquardt 1963; limits as Bertsekas 1982).
+"""Damped descent of a marker problem, all frames at once: Gauss-Newton from afar, Newton near the end.
+
+Sources: Levenberg 1944, Marquardt 1963; limits as Bertsekas 1982.
 
 Frames do not wait for one another: those that are finished leave the batch. A frame whose steps shrink keeps its factorized
 normal matrix (the chord method), since only the right-hand side decides where it ends.
@@ -6,7 +8,7 @@ normal matrix (the chord method), since only the right-hand side decides where i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +20,12 @@ MAX_STEPS = 100
 
 _FIRST_DAMPING, _LIGHT = 1e-6, 1e-3
 """Damping, relative to the diagonal, of a step that is not doubted, and of the first after one that failed."""
+
+_SETTLING = 0.2
+"""Largest last step [rad or m] from which the second derivative is used in full, as Newton does: far away it misleads."""
+
+_SLOW = 0.3
+"""Ratio of two steps above which a kept factor has served its time."""
 
 _FASTEST = 0.05
 """Least ratio of two steps that is believed when the way that is left is estimated from them."""
@@ -71,11 +79,7 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         q.clone(), q.new_empty(count), torch.zeros(count, dtype=torch.long, device=q.device), torch.zeros(count, dtype=torch.bool, device=q.device)
     )
     still = None if columns is None else ~columns
-    at = problem.linearize(q, frames)
-    assert at.normal is not None
-    row = _Rows(
-        torch.arange(count, device=q.device), frames, q, at.cost, at.descent, at.normal, q.new_full((count,), _FIRST_DAMPING), q.new_full((count,), torch.inf)
-    )
+    row = _Rows.of(q, frames, problem.linearize(q, frames))
     factor, blocked = _factorize(problem, row, still)
     for step in range(1, max_steps + 1):
         candidate = _stepped(problem, row, factor, blocked)
@@ -86,7 +90,7 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         ratio = moved / row.moved
         left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
         converged = better & (left < accuracy) | (moved < accuracy)
-        heavy = bool((row.damping > _LIGHT).any())
+        heavy, slow = bool((row.damping > _LIGHT).any()), small & (ratio > _SLOW)
         row = row.accepted(candidate, new, better, moved)
         done = converged | (step == max_steps)
         if bool(done.any()):
@@ -94,15 +98,17 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
             result.q[:, ended], result.cost[ended], result.steps[ended], result.converged[ended] = row.q[:, done], row.cost[done], step, converged[done]
             if bool(done.all()):
                 break
-            row, factor, blocked, better = row.at(~done), factor[~done], blocked[:, ~done], better[~done]
-        if not small or heavy or not bool(better.all()) or bool((_blocked(problem, row, still) != blocked).any()):
+            row, factor, blocked, better, slow = row.at(~done), factor[~done], blocked[:, ~done], better[~done], slow[~done]
+        if bool(slow.any()):
+            row = row.renewed(problem, slow)
+        if not small or heavy or bool(slow.any()) or not bool(better.all()) or bool((_blocked(problem, row, still) != blocked).any()):
             factor, blocked = _factorize(problem, row, still)
     return result
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Frames that are still on their way: their place in the result, frame, pose, cost, descent, normal matrix, damping and last step."""
+    """Frames that are still on their way: their place in the result, frame, pose, linearization, damping and last step."""
 
     index: Tensor
     frames: Tensor
@@ -110,8 +116,16 @@ class _Rows:
     cost: Tensor
     descent: Tensor
     normal: Tensor
+    curvature: Tensor
     damping: Tensor
     moved: Tensor
+
+    @classmethod
+    def of(cls, q: Tensor, frames: Tensor, at: Linearization) -> _Rows:
+        assert at.normal is not None
+        curvature = torch.zeros_like(at.normal) if at.curvature is None else at.curvature
+        damping, moved = torch.full_like(at.cost, _FIRST_DAMPING), torch.full_like(at.cost, torch.inf)
+        return cls(torch.arange(len(frames), device=q.device), frames, q, at.cost, at.descent, at.normal, curvature, damping, moved)
 
     def at(self, chosen: Tensor) -> _Rows:
         return _Rows(
@@ -121,16 +135,28 @@ class _Rows:
             self.cost[chosen],
             self.descent[:, chosen],
             self.normal[chosen],
+            self.curvature[chosen],
             self.damping[chosen],
             self.moved[chosen],
         )
+
+    def renewed(self, problem: MarkerProblem, chosen: Tensor) -> _Rows:
+        """With the second derivatives of the chosen frames computed anew."""
+        fresh = problem.linearize(self.q[:, chosen], self.frames[chosen])
+        normal, curvature = self.normal.clone(), self.curvature.clone()
+        assert fresh.normal is not None
+        normal[chosen] = fresh.normal
+        if fresh.curvature is not None:
+            curvature[chosen] = fresh.curvature
+        return replace(self, normal=normal, curvature=curvature)
 
     def accepted(self, q: Tensor, new: Linearization, better: Tensor, moved: Tensor) -> _Rows:
         """Where the step was ``better`` it is taken and the damping lessened, elsewhere that grows."""
         damping = torch.where(better, (self.damping / 100.0).clamp(min=_FIRST_DAMPING), (self.damping * 10.0).clamp(min=_LIGHT))
         normal = self.normal if new.normal is None else torch.where(better[:, None, None], new.normal, self.normal)
+        curvature = self.curvature if new.curvature is None else torch.where(better[:, None, None], new.curvature, self.curvature)
         q, cost, descent = torch.where(better, q, self.q), torch.where(better, new.cost, self.cost), torch.where(better, new.descent, self.descent)
-        return _Rows(self.index, self.frames, q, cost, descent, normal, damping, torch.where(better, moved, torch.inf))
+        return _Rows(self.index, self.frames, q, cost, descent, normal, curvature, damping, torch.where(better, moved, torch.inf))
 
 
 def _stepped(problem: MarkerProblem, row: _Rows, factor: Tensor, blocked: Tensor) -> Tensor:
@@ -150,10 +176,21 @@ def _blocked(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> Tensor
 def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tuple[Tensor, Tensor]:
     """Cholesky factors of the damped normal matrices, rows and columns of blocked coordinates made those of the identity."""
     blocked = _blocked(problem, row, still)
-    matrix = row.normal.clone()
+    settling = row.moved < _SETTLING
+    factor, failed = _cholesky(row, blocked, row.normal - row.curvature * settling[:, None, None])
+    doubtful = (failed != 0) & settling
+    if bool(doubtful.any()):
+        rows = row.at(doubtful)
+        factor[doubtful] = _cholesky(rows, blocked[:, doubtful], rows.normal)[0]
+    return factor, blocked
+
+
+def _cholesky(row: _Rows, blocked: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     if bool(blocked.any()):
         free = (~blocked).to(matrix.dtype).mT
         matrix = matrix * free[:, :, None] * free[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1.0 - free)
-    matrix.diagonal(dim1=1, dim2=2).mul_(1.0 + row.damping[:, None])
-    return torch.linalg.cholesky_ex(matrix)[0], blocked
+    diagonal = row.normal.diagonal(dim1=1, dim2=2)
+    matrix.diagonal(dim1=1, dim2=2).add_(row.damping[:, None] * diagonal)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return factor, failed

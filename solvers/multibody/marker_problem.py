@@ -26,11 +26,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Linearization:
-    """The problem about a pose: cost ``(frame,)``, its descent ``(free, frame)``, and the normal matrix ``(frame, free, free)``, lower part."""
+    """The problem about a pose.
+
+    Attributes
+    ----------
+    cost, descent
+        ``(frame,)``, and half of its derivative turned downhill ``(free, frame)``.
+    normal
+        Normal matrix ``(frame, free, free)``, lower part: half of the second derivative but for what follows.
+    curvature
+        What the markers' distances to the model take from it, where these are not small, the same; None where it is not known.
+    """
 
     cost: Tensor
     descent: Tensor
     normal: Tensor | None
+    curvature: Tensor | None = None
 
 
 class MarkerProblem:
@@ -72,7 +83,7 @@ class MarkerProblem:
         self._sums = _Sums.of(body.tensor(self._marked[:, None] == body.marker_body[chosen]), body.marker_location[chosen], target, weights)
         followers = body.followers
         free = [i for i in range(len(body.coordinates)) if i not in followers and not bool(locked[i])]
-        self.free = torch.tensor(sorted(free, key=lambda i: (body.depth(i), i)), dtype=torch.long, device=body.device)
+        self.free = body.from_ground(free)
         self.lower, self.upper = lower[self.free, None], upper[self.free, None]
         self._path, self._carries = body.on_path(self.free), body.carries_body[:, self._marked]
         self._leads = bool((self._carries[list(followers)] > 0).any())
@@ -99,9 +110,14 @@ class MarkerProblem:
         wrench = Spatial(twist - cross(turned, center) + cross(place, pull), pull).summed(self._carries)
         motion = state.inner_motion
         descent = (motion.angular * wrench.angular + motion.linear * wrench.linear).sum(dim=0)
-        normal = self._normal(motion, _moments(sums, rotation, turned, place)) if matrix else None
+        normal = curvature = None
+        if matrix:
+            own = product(product(rotation, sums.second), rotation.transpose(0, 1))
+            normal = self._normal(motion, _moments(sums, turned, place, own))
+            dyad = place[:, None] * pull[None] + mixed - turned[:, None] * center[None] - own
+            curvature = None if self._leads else self._curvature(motion, self._carries @ pull, self._carries @ dyad)
         descent, normal = self._led(q, descent, normal)
-        return self._with_tasks(q, frames, Linearization(cost, descent, normal))
+        return self._with_tasks(q, frames, Linearization(cost, descent, normal, curvature))
 
     def marker_normal(self, q: Tensor, frames: Tensor) -> Tensor:
         """What the markers alone put into the normal matrix ``(frame, free, free)``, lower part."""
@@ -122,6 +138,18 @@ class MarkerProblem:
             return self.body.path_products(momentum, motion)
         left, right = (torch.cat([part.linear, part.angular])[:, self.free].permute(2, 1, 0).contiguous() for part in (momentum, motion))
         return (left @ right.mT).mul_(self._path)
+
+    def _curvature(self, motion: Spatial, pull: Tensor, dyad: Tensor) -> Tensor:
+        """Sum of the distances times the second derivatives of the markers' places.
+
+        A point that coordinate ``k`` moves by ``v`` is moved by ``j``, which carries ``k``, so that ``v`` turns with ``j``. What
+        functions of coordinates bend is left out; it is small and the answer does not depend on it.
+        """
+        turning = motion.angular[:, self.free]
+        spread = dyad[:, :, self.free]
+        trace = spread[0, 0] + spread[1, 1] + spread[2, 2]
+        bent = cross(motion.linear[:, self.free], pull[:, self.free]) + turn(spread, turning) - trace * turning
+        return (bent.permute(2, 1, 0) @ turning.permute(2, 0, 1)).mul_(self._path)
 
     def _led(self, q: Tensor, descent: Tensor, normal: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Hand what pulls at followers on to their leaders, and keep the free coordinates."""
@@ -147,7 +175,7 @@ class MarkerProblem:
                 normal[:, row[0, 0], row[0, 0]] += task.weight
         if normal is not None:
             normal.diagonal(dim1=1, dim2=2).add_(_STILL)
-        return Linearization(cost, descent, normal)
+        return Linearization(cost, descent, normal, plain.curvature)
 
 
 @dataclass(frozen=True)
@@ -188,10 +216,9 @@ class _Sums:
         return _Sums(*(getattr(self, name)[..., frames] for name in self.__dataclass_fields__))
 
 
-def _moments(sums: _Sums, rotation: Tensor, turned: Tensor, place: Tensor) -> Moments:
+def _moments(sums: _Sums, turned: Tensor, place: Tensor, own: Tensor) -> Moments:
     """Moments of the bodies' markers about the reference, each marker a point of the mass of its weight."""
     first = sums.mass * place + turned
-    own = product(product(rotation, sums.second), rotation.transpose(0, 1))
     outer = place[:, None] * first[None] + turned[:, None] * place[None] + own
     trace = outer[0, 0] + outer[1, 1] + outer[2, 2]
     eye = torch.eye(3, dtype=place.dtype, device=place.device)[:, :, None, None]
