@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from imdy_plugin.errors import InputError
 from imdy_plugin.interfaces import Solver, SolverOptions, Trial
@@ -32,9 +32,20 @@ class ClassicOptions(SolverOptions):
     cutoff_hz: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto", description="low-pass cut-off of the coordinates [Hz]; 'auto' by the motion, null filters nothing"
     )
+    differentiation: Literal["lowpass", "gcv"] = Field(
+        "lowpass",
+        description="'lowpass': Butterworth filter run both ways at cutoff_hz, then interpolating quintic splines, as OpenSim's tool; 'gcv': quintic "
+        "smoothing splines, each coordinate's smoothing chosen by generalized cross-validation, without cutoff_hz",
+    )
     force_cutoff_hz: float | None = Field(
         None, gt=0, description="low-pass cut-off of the ground forces [Hz]; by default they are not filtered, as in OpenSim's tool"
     )
+
+    @model_validator(mode="after")
+    def _has_one_smoothing(self) -> ClassicOptions:
+        if self.differentiation == "gcv" and self.cutoff_hz != "auto":
+            raise ValueError("cutoff_hz has no meaning with differentiation='gcv', which chooses its own; leave it out")
+        return self
 
 
 class OpenSimOptions(ClassicOptions):
@@ -49,6 +60,17 @@ class MultibodyOptions(ClassicOptions):
     simbody_rates: bool = Field(
         False, description="differentiate the axes of coupled joints, such as knees, as OpenSim's engine does instead of exactly; for comparisons"
     )
+
+
+@dataclass(frozen=True)
+class _States:
+    """Smoothed coordinates with first and second derivatives ``(time, coordinate)``, and what was done: attributes of the result, a line of its log."""
+
+    q: FloatArray
+    qd: FloatArray
+    qdd: FloatArray
+    attrs: dict[str, Any]
+    line: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +139,7 @@ class ClassicSolver(Solver, Generic[Engine]):
         InputError
             The motion is too short, lacks coordinates, or shares no frame with the ground forces.
         """
-        from imdy_plugin.solvers.kinematics import choose_cutoff, coordinates_of, smooth
+        from imdy_plugin.solvers.kinematics import coordinates_of
         from imdy_plugin.solvers.loads import body_loads, check_bodies, ground_forces_at
 
         self.check(trial)
@@ -127,9 +149,8 @@ class ClassicSolver(Solver, Generic[Engine]):
         check_bodies(ground, mechanics.bodies)
         motion = coordinates_of(trial)
         _check_order(motion, mechanics)
-        cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
-        time = motion["time"].values
-        q, qd, qdd = smooth(time, motion["coordinate_value"].values, cutoff)
+        states = _differentiate(motion, mechanics, options)
+        time, q, qd, qdd = motion["time"].values, states.q, states.qd, states.qdd
         loads = ground_forces_at(time, ground, options.force_cutoff_hz)
         forces = self.joint_forces(mechanics, q, qd, qdd, body_loads(ground, loads), options)
         result = new_result(
@@ -145,7 +166,7 @@ class ClassicSolver(Solver, Generic[Engine]):
             options=options.model_dump(),
             model=mechanics.name,
             mass=mechanics.mass,
-            attrs=_attributes(motion, mechanics) | forces.attrs,
+            attrs=_attributes(motion, mechanics) | states.attrs | forces.attrs,
             coordinate_value=q,
             coordinate_velocity=qd,
             coordinate_acceleration=qdd,
@@ -154,7 +175,7 @@ class ClassicSolver(Solver, Generic[Engine]):
                 "kinematics_missing": ~np.isfinite(q).all(axis=1),
             },
         )
-        return _logged(result, mechanics, reason, options, forces.log)
+        return _logged(result, mechanics, states.line, options, forces.log)
 
 
 class OpenSimSolver(ClassicSolver["OpenSimMechanics"]):
@@ -207,6 +228,20 @@ def _check_order(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics
         raise InputError(f"the trial's model and native_model have different coordinates ({other}); give a model and the object that it was read from")
 
 
+def _differentiate(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics, options: ClassicOptions) -> _States:
+    from imdy_plugin.solvers.kinematics import choose_cutoff, cross_validate, smooth
+
+    time, given = motion["time"].values, motion["coordinate_value"].values
+    if options.differentiation == "gcv":
+        value, cutoffs = cross_validate(time, given)
+        attrs = {"filter": "natural quintic smoothing splines by generalized cross-validation", "cutoff_hz": cutoffs.tolist()}
+        line = f"coordinates smoothed by quintic splines under generalized cross-validation, cut-offs {cutoffs.min():.2g} to {cutoffs.max():.2g} Hz"
+        return _States(*smooth(time, value, None), attrs, f"{line}, median {np.median(cutoffs):.2g} Hz")
+    cutoff, reason = choose_cutoff(options.cutoff_hz, motion, mechanics)
+    attrs = {"filter": "none" if cutoff is None else "third-order Butterworth, run forwards and backwards", "cutoff_hz": -1.0 if cutoff is None else cutoff}
+    return _States(*smooth(time, given, cutoff), attrs, f"coordinates low-passed: {reason}; differentiated as natural quintic splines")
+
+
 def _root_residual(mechanics: OpenSimMechanics | BodyMechanics, q: FloatArray, force: FloatArray) -> FloatArray:
     return mechanics.root_wrench(q, force) if mechanics.root_coordinates else np.full((len(q), 6), np.nan)
 
@@ -216,11 +251,11 @@ def _attributes(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics)
     return attrs | {"excluded_forces": list(mechanics.excluded_forces)}
 
 
-def _logged(result: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics, reason: str, options: ClassicOptions, lines: Sequence[str]) -> xr.Dataset:
+def _logged(result: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics, smoothing: str, options: ClassicOptions, lines: Sequence[str]) -> xr.Dataset:
     excluded = mechanics.excluded_forces
     named = ", ".join(excluded[:3]) + (f" and {len(excluded) - 3} more" if len(excluded) > 3 else "")
     result = add_log(result, f"model's own forces excluded: {named or 'none'}")
-    result = add_log(result, f"coordinates low-passed: {reason}; ground forces low-passed: {options.force_cutoff_hz or 'no'}")
+    result = add_log(result, f"{smoothing}; ground forces low-passed: {options.force_cutoff_hz or 'no'}")
     for line in lines:
         result = add_log(result, line)
     for kind in result["kind"].values:

@@ -160,18 +160,33 @@ def smooth(time: ArrayLike, values: ArrayLike, cutoff_hz: float | None) -> tuple
     filtered = cutoff_hz is not None and cutoff_hz >= 0
     shortest = MIN_FRAMES_FILTERED if filtered else MIN_FRAMES
     out = np.full((3, *flat.shape), np.nan)
-    whole = _without_holes(t, finite_stretches(flat))
-    stretches = [s for s in whole if s.stop - s.start >= shortest]
-    if not stretches:
-        longest = max((s.stop - s.start for s in whole), default=0)
-        raise InputError(
-            f"the longest stretch without gaps has {longest} frame(s) of {len(t)}; "
-            f"at least {MIN_FRAMES} are needed without a filter and {MIN_FRAMES_FILTERED} with one"
-        )
-    for stretch in stretches:
+    for stretch in _long_stretches(t, flat, shortest):
         out[:, stretch] = _smooth_stretch(t[stretch], flat[stretch], cutoff_hz if filtered else None)
     value, first, second = out.reshape(3, *x.shape)
     return value, first, second
+
+
+def cross_validate(time: ArrayLike, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Values ``(time, column)`` smoothed by natural quintic splines under generalized cross-validation, and each column's cut-off [Hz].
+
+    Stretches between gaps are treated one by one as by :func:`smooth`, the cut-off is their mean by frames. With
+    :func:`smooth` without a cut-off the result is differentiated as the splines that it is made of.
+
+    Raises
+    ------
+    InputError
+        No stretch of the recording is long enough.
+    """
+    from imdy_plugin.solvers.smoothing_spline import smooth_by_cross_validation
+
+    t, x = np.asarray(time, float), np.asarray(values, float)
+    out, cutoffs = np.full(x.shape, np.nan), []
+    stretches = _long_stretches(t, x, MIN_FRAMES_FILTERED)
+    for stretch in stretches:
+        smoothed = smooth_by_cross_validation(t[stretch], x[stretch])
+        out[stretch] = smoothed.value
+        cutoffs.append(smoothed.cutoff_hz)
+    return out, np.average(cutoffs, axis=0, weights=[s.stop - s.start for s in stretches])
 
 
 def finite_stretches(values: ArrayLike) -> list[slice]:
@@ -179,6 +194,18 @@ def finite_stretches(values: ArrayLike) -> list[slice]:
     array = np.asarray(values, float)
     good = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
     return [slice(*run) for run in runs(good)]
+
+
+def _long_stretches(time: FloatArray, values: FloatArray, shortest: int) -> list[slice]:
+    whole = _without_holes(time, finite_stretches(values))
+    stretches = [s for s in whole if s.stop - s.start >= shortest]
+    if not stretches:
+        longest = max((s.stop - s.start for s in whole), default=0)
+        raise InputError(
+            f"the longest stretch without gaps has {longest} frame(s) of {len(time)}; "
+            f"at least {MIN_FRAMES} are needed without a filter and {MIN_FRAMES_FILTERED} with one"
+        )
+    return stretches
 
 
 def _without_holes(time: FloatArray, stretches: list[slice]) -> list[slice]:

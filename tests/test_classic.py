@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from pydantic import ValidationError
 
 from imdy_plugin._opensim import import_opensim
 from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
@@ -179,6 +180,21 @@ def test_the_result_tells_what_made_it(trial: Trial) -> None:
     assert "coordinates low-passed: 6 Hz: walking-like" in result.attrs["log"]
     assert result.attrs["solver"] == "opensim" and result.attrs["mass"] == pytest.approx(70.0)
     assert "none, as asked" in solve(trial).attrs["log"] and "8 Hz, as asked" in solve(trial, cutoff_hz=8.0).attrs["log"]
+
+
+@pytest.mark.parametrize("solver", [solve, by_multibody])
+def test_splines_may_choose_the_smoothing(trial: Trial, solver: Any) -> None:
+    noise = 1e-3 * np.random.default_rng(4).normal(size=trial.motion["coordinate_value"].shape)
+    shaken = replace(trial, motion=trial.motion.assign(coordinate_value=trial.motion["coordinate_value"] + noise))
+    chosen = solver(shaken, cutoff_hz="auto", differentiation="gcv")
+    rough, true = solver(shaken), solver(trial)
+    inner = slice(8, -8)
+    error, without = (float(np.sqrt(((r["generalized_force"] - true["generalized_force"])[inner] ** 2).mean())) for r in (chosen, rough))
+    assert error < 0.1 * without
+    assert "smoothing splines" in chosen.attrs["filter"] and len(chosen.attrs["cutoff_hz"]) == chosen.sizes["coordinate"]
+    assert "under generalized cross-validation, cut-offs" in chosen.attrs["log"] and rough.attrs["filter"] == "none"
+    with pytest.raises(ValidationError, match="cutoff_hz has no meaning"):
+        solver(shaken, cutoff_hz=6.0, differentiation="gcv")
 
 
 def test_markers_do_as_well_as_coordinates(trial: Trial, mechanics: OpenSimMechanics) -> None:
