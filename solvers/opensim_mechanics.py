@@ -164,11 +164,15 @@ class OpenSimMechanics:
         moment = np.einsum("tbij,tbj->tbi", inertia, motion.angular_acceleration) + np.cross(motion.angular_velocity, spin)
         return np.concatenate([force.sum(axis=1), (moment + np.cross(position, force)).sum(axis=1)], axis=1)
 
-    def point_kinematics(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, body: str, points: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Position, velocity and acceleration in ground, each ``(time, point, 3)``, of ``points (point, 3)`` fixed to ``body``."""
+    def point_kinematics(
+        self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, body: str | Sequence[str], points: ArrayLike
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Position, velocity and acceleration in ground, each ``(time, point, 3)``, of ``points (point, 3)`` fixed to a body, or each to its own."""
         stations = np.atleast_2d(np.asarray(points, float))
-        motion = self._body_motion(q, qd, qdd, [body])
-        return _points(_BodyMotion(*(np.repeat(a, len(stations), axis=1) for a in vars(motion).values())), stations)
+        owners = [body] * len(stations) if isinstance(body, str) else list(body)
+        bodies = list(dict.fromkeys(owners))
+        motion, which = self._body_motion(q, qd, qdd, bodies), [bodies.index(owner) for owner in owners]
+        return _points(_BodyMotion(*(a[:, which] for a in vars(motion).values())), stations)
 
     def center_of_mass(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Position, velocity and acceleration of the whole body's centre of mass in ground, each ``(time, 3)``."""

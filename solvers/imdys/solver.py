@@ -136,7 +136,7 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     states = smooth(time, motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values, cutoff)
     wrench = mechanics.ground_wrench(*states) / mechanics.mass
     loads = loads.at(time)
-    correction = balance(loads, wrench, mechanics.center_of_mass(*states)[0], _trust(mechanics))
+    correction = balance(loads, wrench, mechanics.center_of_mass(*states)[0], _trust(trial.model, mechanics))
     loads = _kept_in_soles(correction.loads if options.momentum_correction else loads, mechanics, *states[:2])
     ground = _ground(loads, trial.mass)
     per_foot = zip(mechanics.foot_bodies, *(np.moveaxis(ground[name], 1, 0) for name in GROUND_FORCE_VARIABLES), strict=True)
@@ -158,10 +158,10 @@ def _solve_with_model(trial: Trial, options: ImdysOptions, features: Features, l
     return add_log(result.assign_attrs(cutoff=reason), f"imdys: coordinates low-passed at {reason}")
 
 
-def _trust(mechanics: BodyMechanics) -> Trust:
+def _trust(model: xr.Dataset, mechanics: BodyMechanics) -> Trust:
     from imdy_plugin.solvers.imdys.momentum import PELVIS, WHOLE_BODY
 
-    root_mass = float(mechanics.body.body_mass[mechanics.bodies.index(mechanics.root_body)])
+    root_mass = float(model["body_mass"].sel(body=mechanics.root_body))
     return PELVIS if root_mass > LARGEST_ROOT_SHARE * mechanics.mass else WHOLE_BODY
 
 
