@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -113,6 +114,8 @@ def time_opensim(case: Case, folder: Path) -> dict[str, float]:
         tool.setMarkerDataFileName(str(case.markers))
         tool.setResultsDir(str(folder))
         tool.setOutputMotionFileName(str(motion))
+        tool.setStartTime(-math.inf)
+        tool.setEndTime(math.inf)
         tool.set_report_errors(False)
         if not tool.run():
             raise RuntimeError("InverseKinematicsTool failed")
@@ -124,6 +127,8 @@ def time_opensim(case: Case, folder: Path) -> dict[str, float]:
         excluded = opensim.ArrayStr()
         excluded.append("muscles")
         dynamics.setExcludedForces(excluded)
+        dynamics.setStartTime(-math.inf)
+        dynamics.setEndTime(math.inf)
         dynamics.setResultsDir(str(folder))
         dynamics.setOutputGenForceFileName("opensim_id.sto")
         if not dynamics.run():
@@ -132,10 +137,12 @@ def time_opensim(case: Case, folder: Path) -> dict[str, float]:
 
 
 def forget_kinematics() -> None:
-    """Make the next solve pay for its own inverse kinematics."""
+    """Make the next solve pay for its own inverse kinematics and for compiling its model."""
     from imdy_plugin.solvers import kinematics
+    from imdy_plugin.solvers.multibody import mechanics
 
     kinematics._cache.clear()
+    mechanics._compiled.clear()
 
 
 def find(dotted: str) -> Any:
