@@ -15,10 +15,10 @@ from torch import Tensor
 
 from imdy_plugin.solvers.multibody.marker_problem import Linearization, MarkerProblem
 
-MAX_STEPS = 100
+MAX_STEPS = 60
 """Most steps of one frame."""
 
-_FIRST_DAMPING, _LIGHT = 1e-6, 1e-3
+_FIRST_DAMPING, _LIGHT = 1e-6, 1e-5
 """Damping, relative to the diagonal, of a step that is not doubted, and of the first after one that failed."""
 
 _SETTLING = 0.2
@@ -26,6 +26,9 @@ _SETTLING = 0.2
 
 _SLOW = 0.3
 """Ratio of two steps above which a kept factor has served its time."""
+
+_FLATTEST = 1e-6
+"""Least curvature in any direction, relative to the largest."""
 
 _FASTEST = 0.05
 """Least ratio of two steps that is believed when the way that is left is estimated from them."""
@@ -90,7 +93,7 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         ratio = moved / row.moved
         left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
         converged = better & (left < accuracy) | (moved < accuracy)
-        heavy, slow = bool((row.damping > _LIGHT).any()), small & (ratio > _SLOW)
+        heavy, slow = bool((row.damping >= _LIGHT).any()), small & (ratio > _SLOW)
         row = row.accepted(candidate, new, better, moved)
         done = converged | (step == max_steps)
         if bool(done.any()):
@@ -152,7 +155,7 @@ class _Rows:
 
     def accepted(self, q: Tensor, new: Linearization, better: Tensor, moved: Tensor) -> _Rows:
         """Where the step was ``better`` it is taken and the damping lessened, elsewhere that grows."""
-        damping = torch.where(better, (self.damping / 100.0).clamp(min=_FIRST_DAMPING), (self.damping * 10.0).clamp(min=_LIGHT))
+        damping = torch.where(better, (self.damping / 10.0).clamp(min=_FIRST_DAMPING), (self.damping * 10.0).clamp(min=_LIGHT))
         normal = self.normal if new.normal is None else torch.where(better[:, None, None], new.normal, self.normal)
         curvature = self.curvature if new.curvature is None else torch.where(better[:, None, None], new.curvature, self.curvature)
         q, cost, descent = torch.where(better, q, self.q), torch.where(better, new.cost, self.cost), torch.where(better, new.descent, self.descent)
@@ -176,21 +179,22 @@ def _blocked(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> Tensor
 def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tuple[Tensor, Tensor]:
     """Cholesky factors of the damped normal matrices, rows and columns of blocked coordinates made those of the identity."""
     blocked = _blocked(problem, row, still)
-    settling = row.moved < _SETTLING
-    factor, failed = _cholesky(row, blocked, row.normal - row.curvature * settling[:, None, None])
-    doubtful = (failed != 0) & settling
-    if bool(doubtful.any()):
-        rows = row.at(doubtful)
-        factor[doubtful] = _cholesky(rows, blocked[:, doubtful], rows.normal)[0]
-    return factor, blocked
-
-
-def _cholesky(row: _Rows, blocked: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    matrix = row.normal - row.curvature * (row.moved < _SETTLING)[:, None, None]
     if bool(blocked.any()):
         free = (~blocked).to(matrix.dtype).mT
         matrix = matrix * free[:, :, None] * free[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1.0 - free)
-    diagonal = row.normal.diagonal(dim1=1, dim2=2)
-    matrix.diagonal(dim1=1, dim2=2).add_(row.damping[:, None] * diagonal)
+    matrix.diagonal(dim1=1, dim2=2).add_(row.damping[:, None] * row.normal.diagonal(dim1=1, dim2=2))
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    return factor, failed
+    bent = failed != 0
+    if bool(bent.any()):
+        factor[bent] = _factor_of_bent(matrix[bent])
+    return factor, blocked
+
+
+def _factor_of_bent(matrix: Tensor) -> Tensor:
+    """Cholesky factors of matrices made positive: what curves down is taken to curve up as much, so that a step leads out of a ridge."""
+    size, direction = torch.linalg.eigh(matrix)
+    size = torch.maximum(size.abs(), _FLATTEST * size[:, -1:])
+    factor: Tensor = torch.linalg.cholesky_ex((direction * size[:, None]) @ direction.mT)[0]
+    return factor

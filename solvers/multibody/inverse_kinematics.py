@@ -20,7 +20,7 @@ from imdy_plugin.errors import InputError
 from imdy_plugin.progress import report_progress
 from imdy_plugin.runs import runs
 from imdy_plugin.solvers.multibody.chunks import map_chunks
-from imdy_plugin.solvers.multibody.descent import descend
+from imdy_plugin.solvers.multibody.descent import MAX_STEPS, descend
 from imdy_plugin.solvers.multibody.marker_problem import MarkerProblem, Task
 from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
 from imdy_plugin.solvers.multibody.root_pose import RootJoint, align
@@ -175,7 +175,7 @@ class _Fitter:
         self.angles = np.array([unit == "N m" for unit in mechanics.units])
         self.root = [mechanics.coordinates.index(n) for n in mechanics.root_coordinates]
 
-    def fit(self, start: FloatArray, frames: IntArray, columns: BoolArray | None = None, accuracy: float | None = None, max_steps: int = 100) -> _Poses:
+    def fit(self, start: FloatArray, frames: IntArray, columns: BoolArray | None = None, accuracy: float | None = None, max_steps: int = MAX_STEPS) -> _Poses:
         """Best poses near ``start (frame, coordinate)``, chunk by chunk on all processors."""
         device = self.mechanics.body.device
         wanted = self.accuracy if accuracy is None else accuracy
