@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 CUTOFF_HZ = 6.0
 
-_MECHANICS = "imdy_plugin.solvers.opensim_mechanics.OpenSimMechanics"
+_MECHANICS = "imdy_plugin.solvers.multibody.mechanics.BodyMechanics"
 
 PARTS = (
     ("inverse kinematics", "imdy_plugin.solvers.kinematics", "coordinates_of"),
