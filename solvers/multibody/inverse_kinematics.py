@@ -24,6 +24,7 @@ from imdy_plugin.solvers.multibody.descent import MAX_STEPS, descend
 from imdy_plugin.solvers.multibody.marker_problem import MarkerProblem, Task
 from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
 from imdy_plugin.solvers.multibody.root_pose import RootJoint, align
+from imdy_plugin.solvers.multibody.smoothing import smooth_fit
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -88,6 +89,7 @@ def fit_markers(
     accuracy: float = 1e-5,
     *,
     tasks: Mapping[str, tuple[ArrayLike, float]] | None = None,
+    smoothing: float = 0.0,
 ) -> MarkerFit:
     """Fit the model's pose to markers in every frame.
 
@@ -106,6 +108,9 @@ def fit_markers(
     tasks
         Coordinates by name that are drawn to a value, one or one for each frame ``(time,)`` [rad or m], with a weight of the
         squared difference.
+    smoothing
+        Weight of the coordinates' squared accelerations [m^2 s^4/rad^2] beside the markers' squared distances; 0, and every frame
+        is fitted for itself. Frames on both sides of a hole longer than :data:`LONGEST_BRIDGE` are not joined.
 
     Raises
     ------
@@ -129,8 +134,11 @@ def fit_markers(
     value = _between(time, keys)
     found = fitter.repaired(fitter.fit(value[fitted], fitted), 0.35)
     value[fitted] = found.q
+    if smoothing > 0.0:
+        for part in np.split(fitted, np.flatnonzero(np.diff(time[fitted]) > LONGEST_BRIDGE) + 1):
+            value[part] = smooth_fit(fitter.problem, time, value[part], part, smoothing, accuracy)
     rms, steps, converged = np.full(len(time), np.nan), np.zeros(len(time), int), np.zeros(len(time), bool)
-    rms[fitted], steps[fitted], converged[fitted] = fitter.rms(found.q, fitted), found.steps, found.converged
+    rms[fitted], steps[fitted], converged[fitted] = fitter.rms(value[fitted], fitted), found.steps, found.converged
     determined = fitter.determined(value, fitted)
     _require_root(mechanics, determined, fitter.visible)
     lower, upper = mechanics.bounds.T

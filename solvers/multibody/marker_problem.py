@@ -168,11 +168,12 @@ class MarkerProblem:
             row = (self.free == task.coordinate).nonzero()
             if not len(row):
                 continue
-            off = torch.nan_to_num(task.value[frames] - q[task.coordinate])
-            cost = cost + task.weight * off**2
-            descent[row[0, 0]] += task.weight * off
+            wanted = task.value[frames]
+            off, weight = torch.nan_to_num(wanted - q[task.coordinate]), task.weight * torch.isfinite(wanted)
+            cost = cost + weight * off**2
+            descent[row[0, 0]] += weight * off
             if normal is not None:
-                normal[:, row[0, 0], row[0, 0]] += task.weight
+                normal[:, row[0, 0], row[0, 0]] += weight
         if normal is not None:
             normal.diagonal(dim1=1, dim2=2).add_(_STILL)
         return Linearization(cost, descent, normal, plain.curvature)
