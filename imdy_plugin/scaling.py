@@ -275,19 +275,10 @@ def _spread_frames(motion: xr.Dataset, names: Sequence[str]) -> FloatArray:
 
 
 def _fitted_size(native: Any, names: list[str], measured: FloatArray, symmetric: bool) -> _Fit:
-    from imdy_plugin.adapters.scaled_model import body_names, scale_model, total_mass
-    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
-    from imdy_plugin.solvers.size_fit import SizeProblem, fit_size, overall_size
-    from imdy_plugin.solvers.static_pose import fit_poses
+    from imdy_plugin.solvers.size_fit import SizeProblem, fit_size
 
-    dataset = registry.load_model(native).dataset
-    size = overall_size(dataset, names, measured)
-    uniform = {body: np.full(3, size) for body in body_names(native)}
-    mechanics = OpenSimMechanics(scale_model(native, uniform, total_mass(native), preserve_mass_distribution=True))
-    lower, upper = mechanics.bounds.T
-    held = np.asarray(mechanics.locked, bool) | (lower >= upper) | np.isin(np.arange(len(lower)), list(mechanics.couplings))
-    problem = SizeProblem(dataset, names, measured, bounds=mechanics.bounds, held=held, root=mechanics.root_coordinates, symmetric=symmetric)
-    found = fit_size(problem, fit_poses(mechanics, names, measured, np.ones(len(names))), size)
+    problem = SizeProblem(registry.load_model(native).dataset, names, measured, symmetric=symmetric)
+    found = fit_size(problem)
     _warn_of_fit(names, found)
     return _Fit(tuple(problem.bodies), tuple(problem.coordinates), tuple(names), found)
 
@@ -538,13 +529,13 @@ def _first(names: Sequence[str]) -> str:
 def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, placing: Placing, keep_unmeasured: bool) -> _Placement:
     """Fit the static pose and move the free markers, in place."""
     from imdy_plugin.adapters.scaled_model import fixed_markers, keep_markers, move_markers
-    from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+    from imdy_plugin.solvers.multibody.mechanics import body_mechanics
     from imdy_plugin.solvers.static_pose import fit_pose
 
     if placing == "soft":
         raise InputError("markers on soft tissue are told apart by the automatic fit only; with a setup place 'free', 'all' or 'none'")
     measured = _mean_place(motion, _frames(motion, job.place_range))
-    mechanics = OpenSimMechanics(scaled)
+    mechanics = body_mechanics(registry.load_model(scaled).dataset)
     names = [name for name in mechanics.markers if name in measured]
     if not names:
         some = next(iter(measured), "")

@@ -28,8 +28,12 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int_]
 
 _MAX_STEPS = 60
+_SETTLED = 1e-5
+"""Share of the cost that the last step may still have gained."""
 _LIMB_MIDDLE = (0.2, 0.8)
 """Part of the way between a limb segment's joints where a marker sits on soft tissue."""
+_HOLD = 1e-9
+"""Precision with which the root is drawn to its default, so that what nothing tells stays there."""
 _SHORTEST_PAIR = 0.03
 """Distance [m] between markers on the generic model from which it says something about size."""
 _SHORTEST_LIMB = 0.12
@@ -47,7 +51,8 @@ class SizePrior:
     bony, technical
         Place of a marker over bone, and of one between two joints of a limb [m].
     noise
-        A marker's distance from its place on the body in one frame [m].
+        A marker's distance from its place on the body in one frame [m]. Larger than what is seen from frame to frame: skin slides with the pose,
+        the same way in every stride, and would otherwise be taken for a joint that is elsewhere.
     angle
         A coordinate's distance from the model's default [rad or m]; the root is free.
     """
@@ -56,9 +61,9 @@ class SizePrior:
     segment: float = 0.05
     neighbor: float = 0.05
     axis: float = 0.03
-    bony: float = 0.015
+    bony: float = 0.01
     technical: float = 0.05
-    noise: float = 0.005
+    noise: float = 0.015
     angle: float = 1.0
 
 
@@ -143,10 +148,8 @@ class SizeProblem:
         The generic model (:func:`imdy_plugin.schema.new_model`).
     names, measured
         Markers of the model and where they were ``(frame, marker, 3)`` [m]; NaN where missing.
-    bounds, held, root
-        Limits of the coordinates ``(coordinate, 2)``, which of them do not move ``(coordinate,)``, and the names of the root's.
-    weights
-        Weight of each marker's squared distance ``(marker,)``.
+    prior
+        What is known before.
     symmetric
         Whether bodies of left and right have the same factors.
     """
@@ -157,15 +160,10 @@ class SizeProblem:
         names: Sequence[str],
         measured: FloatArray,
         *,
-        bounds: FloatArray,
-        held: BoolArray,
-        root: Sequence[str],
-        weights: FloatArray | None = None,
         prior: SizePrior | None = None,
         symmetric: bool = True,
     ) -> None:
         self.model, self.names, self.measured, self.prior = model, tuple(names), np.asarray(measured, float), prior or SizePrior()
-        self.bounds, self.root = bounds, tuple(root)
         self.bodies = [str(b) for b in model["body"].values]
         self.coordinates = [str(c) for c in model["coordinate"].values]
         marker = [str(m) for m in model["marker"].values]
@@ -173,11 +171,9 @@ class SizeProblem:
         self.marker_body = np.array([self.bodies.index(str(model["marker_body"].values[i])) for i in chosen], dtype=int)
         self.location = model["marker_location"].values[chosen]
         self.seen = np.isfinite(self.measured).all(axis=-1)
-        self.weight = np.sqrt(np.ones(len(chosen)) if weights is None else weights) / self.prior.noise
         self._read_tree()
         self._read_priors(symmetric)
-        self.free = np.flatnonzero(~np.asarray(held, bool))
-        self._read_pose_prior()
+        self._read_coordinates()
 
     # What does not change -------------------------------------------------------------------------------------------------
 
@@ -247,11 +243,27 @@ class SizeProblem:
         spread = np.where(self.technical, self.prior.technical, self.prior.bony)
         self.offset_precision = np.repeat(spread**-2.0, 3)
 
-    def _read_pose_prior(self) -> None:
-        self.goal = np.asarray(self.model["coordinate_default"].values, float)
-        pull = np.full(len(self.coordinates), self.prior.angle**-2.0)
-        pull[[self.coordinates.index(name) for name in self.root]] = 1e-9
-        self.pull = pull
+    def _read_coordinates(self) -> None:
+        """Limits, which coordinates move, and what they are drawn to: the model's default, but the root."""
+        from imdy_plugin.solvers.multibody.mechanics import body_mechanics
+
+        mechanics = body_mechanics(self.model)
+        self.bounds, self.goal = mechanics.bounds, np.asarray(mechanics.default_values, float)
+        lower, upper = self.bounds.T
+        fixed = np.asarray(mechanics.locked, bool) | (lower >= upper)
+        fixed[list(mechanics.couplings)] = True
+        self.free = np.flatnonzero(~fixed)
+        self.pull = np.full(len(self.coordinates), self.prior.angle**-2.0)
+        self.pull[[self.coordinates.index(name) for name in mechanics.root_coordinates]] = _HOLD
+
+    def start(self, size: float) -> FloatArray:
+        """Poses ``(frame, coordinate)`` of the generic model enlarged by one factor, that fit the markers best."""
+        from imdy_plugin.solvers.multibody.inverse_kinematics import fit_markers
+        from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
+
+        mechanics = BodyMechanics(scaled_dataset(self.model, np.full((len(self.bodies), 3), size)))
+        found = fit_markers(mechanics, np.arange(float(len(self.measured))), self.names, self.measured).value
+        return np.where(np.isfinite(found), found, self.goal)
 
     # What the parameters give ---------------------------------------------------------------------------------------------
 
@@ -279,7 +291,7 @@ class SizeProblem:
 
     def cost(self, point: _Point, size: FloatArray) -> float:
         """Minus twice the logarithm of the posterior, up to a constant."""
-        error = np.where(self.seen[..., None], point.place - np.nan_to_num(self.measured), 0.0) * self.weight[:, None]
+        error = np.where(self.seen[..., None], point.place - np.nan_to_num(self.measured), 0.0) / self.prior.noise
         pose = (point.pose - self.goal)[:, self.free]
         prior = size @ self.precision @ size + self.offset_precision @ point.offset.ravel() ** 2
         return float((error**2).sum() + prior + (self.pull[self.free] * pose**2).sum())
@@ -366,26 +378,20 @@ def overall_size(model: xr.Dataset, names: Sequence[str], measured: FloatArray) 
 
 def _joints(rotation: FloatArray, position: FloatArray, child: FloatArray) -> FloatArray:
     """Where each body's joint is in ground ``(frame, body, 3)``."""
-    return position + np.einsum("fbij,bj->fbi", rotation, child)
+    joints: FloatArray = position + np.einsum("fbij,bj->fbi", rotation, child)
+    return joints
 
 
-def fit_size(problem: SizeProblem, start: FloatArray, size: float = 1.0) -> SizeFit:
-    """Fit sizes, marker places and poses.
+def fit_size(problem: SizeProblem) -> SizeFit:
+    """Fit sizes, marker places and poses, from nothing but the markers.
 
-    Parameters
-    ----------
-    problem
-        See :class:`SizeProblem`.
-    start
-        Poses to start from ``(frame, coordinate)`` [rad or m].
-    size
-        Factor of the whole body to start from.
-
-    Returns
-    -------
-    SizeFit
+    Raises
+    ------
+    InputError
+        The markers do not tell where the model is in any frame.
     """
-    state = _Fit(problem, start, size)
+    size = overall_size(problem.model, problem.names, problem.measured)
+    state = _Fit(problem, problem.start(size), size)
     for step in range(_MAX_STEPS):
         report_progress("fitting the size", step, _MAX_STEPS)
         if state.step():
@@ -419,7 +425,7 @@ class _Fit:
             point = self.problem.evaluate(size, offset, pose)
             cost = self.problem.cost(point, size)
             if cost <= self.cost:
-                small = self.cost - cost < 1e-7 * self.cost
+                small = self.cost - cost < _SETTLED * self.cost
                 self.size, self.offset, self.pose, self.point, self.cost = size, offset, point.pose, point, cost
                 self.damping = max(self.damping / 10.0, 1e-9)
                 return small
@@ -428,7 +434,7 @@ class _Fit:
 
     def _equations(self) -> _Equations:
         problem, point = self.problem, self.point
-        weight = np.where(problem.seen, problem.weight, 0.0)[..., None]
+        weight = np.where(problem.seen, 1.0 / problem.prior.noise, 0.0)[..., None]
         error = np.where(problem.seen[..., None], point.place - np.nan_to_num(problem.measured), 0.0) * weight
         frames, markers = problem.seen.shape
         by_pose = (point.pose_slopes() * weight[..., None]).reshape(frames, 3 * markers, -1)
@@ -456,13 +462,15 @@ class _Fit:
         return q <= lower, q >= upper
 
     def result(self, steps: int) -> SizeFit:
-        """What was found."""
-        problem = self.problem
-        distance = np.linalg.norm(self.point.place - problem.measured, axis=-1)
+        """What was found, with the markers at the mean of where they were measured on their bodies."""
+        problem, point = self.problem, self.point
+        away = problem.measured - (point.place - np.einsum("fmij,mj->fmi", point.rotation[:, problem.marker_body], self.offset))
+        measured = np.einsum("fmji,fmj->fmi", point.rotation[:, problem.marker_body], away)
+        offset = np.nanmean(measured, axis=0)
+        rms: FloatArray = np.sqrt(np.nanmean(((measured - offset) ** 2).sum(axis=-1), axis=0))
         covariance = self._equations().covariance(len(self.size))
         spread = np.sqrt(np.einsum("ij,jk,ik->i", problem.mixing, covariance, problem.mixing)).reshape(-1, 3)
-        rms: FloatArray = np.sqrt(np.nanmean(distance**2, axis=0))
-        return SizeFit(problem.factors(self.size), self.offset, problem.technical, self.point.pose, rms, spread, steps)
+        return SizeFit(problem.factors(self.size), offset, problem.technical, point.pose, rms, spread, steps)
 
 
 def _block(first: FloatArray, diagonal: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import imdy_plugin
+from imdy_plugin import registry
 from imdy_plugin._opensim import import_opensim, silenced
 from imdy_plugin.adapters.scale_setup import read_scale_setup
 from imdy_plugin.adapters.scaled_model import default_marker_positions, scale_model, write_model
@@ -20,7 +21,12 @@ from imdy_plugin.cli import app
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
 from imdy_plugin.scaling import ScaledModel, scale
 from imdy_plugin.schema import new_motion
+from imdy_plugin.solvers.kinematics import coordinates_of
+from imdy_plugin.solvers.multibody import Multibody
+from imdy_plugin.solvers.multibody.inverse_kinematics import fit_markers
+from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+from imdy_plugin.solvers.size_fit import SizeProblem, mirrored, scaled_dataset
 from imdy_plugin.solvers.static_pose import fit_pose
 
 FloatArray = NDArray[np.float64]
@@ -256,7 +262,7 @@ def test_the_static_pose_is_the_one_opensims_solver_ends_at_when_it_is_exact(gen
 
 @pytest.mark.parametrize("start", [0.0, 2.5, -2.0])
 def test_a_pose_is_found_whichever_way_the_person_faces(native: Any, start: float) -> None:
-    mechanics = OpenSimMechanics(native)
+    mechanics = body_mechanics(registry.load_model(native).dataset)
     turned = POSE | {"pelvis_rotation": start, "pelvis_tx": 3.0, "pelvis_tz": -2.0}
     q = np.array([turned.get(n, d) for n, d in zip(mechanics.coordinates, mechanics.default_values, strict=True)])
     measured = mechanics.marker_positions(q[None])[0]
@@ -535,3 +541,209 @@ def test_a_model_scaled_otherwise_is_told_apart(native: Any) -> None:
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(frames(one), frames(other), rtol=1e-6, atol=1e-9)
     assert set(default_marker_positions(one)) == set(locations(one))
+
+
+# Without a setup -------------------------------------------------------------------------------------------------------
+
+PERSON = {
+    "pelvis": [1.04, 1.02, 1.07],
+    "torso": [0.99, 1.05, 1.02],
+    "femur_r": [1.02, 1.12, 1.04],
+    "tibia_r": [1.0, 1.06, 1.02],
+    "calcn_r": [1.05, 1.0, 1.03],
+    "humerus_r": [1.02, 0.98, 1.01],
+}
+
+
+@pytest.fixture(scope="session")
+def person(loose: Any) -> Any:
+    """The generic model as large as somebody else, left as right."""
+    every = PERSON | {name.replace("_r", "_l"): factors for name, factors in PERSON.items()}
+    return scale_model(loose, every, 71.0, preserve_mass_distribution=True)
+
+
+def moving(person: Any, frames: int = 6, noise: float = 0.0, seed: int = 0) -> Any:
+    """Markers of somebody who bends all joints."""
+    rng = np.random.default_rng(seed)
+    mechanics = OpenSimMechanics(person)
+    phase = rng.uniform(0, 2 * np.pi, len(mechanics.coordinates))
+    q = mechanics.default_values + 0.4 * np.sin(2 * np.pi * np.arange(frames)[:, None] / frames + phase)
+    for name, value in (("pelvis_ty", 0.95), ("knee_angle_r", 0.5), ("knee_angle_l", 0.7), ("elbow_flex_r", 0.6), ("elbow_flex_l", 0.5)):
+        q[:, mechanics.coordinates.index(name)] += value
+    lower, upper = mechanics.bounds.T
+    position = mechanics.marker_positions(mechanics.couple(np.clip(q, lower, upper)))
+    return new_motion(np.arange(frames) / 10.0, markers=(mechanics.markers, position + rng.normal(0.0, noise, position.shape)))
+
+
+def problem_of(native: Any, motion: Any) -> tuple[SizeProblem, FloatArray]:
+    problem = SizeProblem(registry.load_model(native).dataset, [str(n) for n in motion["marker"].values], motion["marker_position"].values)
+    return problem, np.tile(problem.goal, (motion.sizes["time"], 1))
+
+
+def test_derivatives_of_the_automatic_fit_are_exact(loose: Any, person: Any) -> None:
+    problem, pose = problem_of(loose, moving(person, 3))
+    rng = np.random.default_rng(0)
+    size, offset = rng.normal(0.0, 0.05, problem.mixing.shape[1]), rng.normal(0.0, 0.01, (len(problem.names), 3))
+    pose = pose + rng.uniform(-0.3, 0.3, pose.shape)
+    point, step = problem.evaluate(size, offset, pose), 1e-6
+    by_size, by_pose = point.size_slopes() @ problem.mixing, point.pose_slopes()
+    for column in rng.choice(len(size), 12, replace=False):
+        change = step * np.eye(len(size))[column]
+        two = [problem.evaluate(size + s * change, offset, pose).place for s in (1, -1)]
+        np.testing.assert_allclose((two[0] - two[1]) / (2 * step), by_size[..., column], atol=1e-8)
+    for number, coordinate in enumerate(problem.free[::5]):
+        change = step * np.eye(pose.shape[1])[coordinate]
+        two = [problem.evaluate(size, offset, pose + s * change).place for s in (1, -1)]
+        np.testing.assert_allclose((two[0] - two[1]) / (2 * step), by_pose[..., 5 * number], atol=1e-8)
+
+
+def test_the_fits_scaled_geometry_is_opensims(loose: Any) -> None:
+    bodies = [str(b) for b in registry.load_model(loose).dataset["body"].values]
+    factors = np.random.default_rng(1).uniform(0.8, 1.2, (len(bodies), 3))
+    scaled = scale_model(loose, dict(zip(bodies, factors, strict=True)), 70.0, preserve_mass_distribution=True)
+    ours = Multibody(scaled_dataset(registry.load_model(loose).dataset, factors))
+    mechanics = OpenSimMechanics(scaled)
+    q = mechanics.couple(mechanics.default_values + 0.1)[None]
+    np.testing.assert_allclose(ours.marker_positions(ours.tensor(q)).numpy(), mechanics.marker_positions(q), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_fits_scaled_geometry_is_opensims_for_published_models(data_dir: Path, name: str) -> None:
+    loaded = registry.load_model(data_dir / PUBLISHED[name][1])
+    bodies = [str(b) for b in loaded.dataset["body"].values]
+    factors = np.random.default_rng(1).uniform(0.8, 1.2, (len(bodies), 3))
+    scaled = scale_model(loaded.native, dict(zip(bodies, factors, strict=True)), 70.0, preserve_mass_distribution=True)
+    ours = Multibody(scaled_dataset(loaded.dataset, factors))
+    mechanics = OpenSimMechanics(scaled)
+    q = mechanics.couple(mechanics.default_values + 0.1)[None]
+    np.testing.assert_allclose(ours.marker_positions(ours.tensor(q)).numpy(), mechanics.marker_positions(q), atol=1e-6)
+
+
+def rms_of_another_movement(model: Any, person: Any) -> float:
+    motion = moving(person, seed=5)
+    mechanics = body_mechanics(registry.load_model(model).dataset)
+    names = [str(n) for n in motion["marker"].values]
+    return float(np.mean(fit_markers(mechanics, motion["time"].values, names, motion["marker_position"].values).rms))
+
+
+def test_size_is_found_from_movement_alone(loose: Any, person: Any) -> None:
+    found = scale(loose, moving(person), mass=71.0)
+    for body, truth in PERSON.items():
+        assert (np.abs(np.log(found.factors[body]) - np.log(truth)) < 2.5 * np.array(found.uncertainty[body])).all(), body
+        assert found.factors[body] == found.factors[body.replace("_r", "_l")]
+    for body in ("femur_r", "tibia_r", "humerus_r"):
+        assert found.factors[body][1] == pytest.approx(PERSON[body][1], rel=0.03), body
+    errors = [rms_of_another_movement(model, person) for model in (found.native, loose)]
+    assert errors[0] < 0.004 and errors[1] > 0.008
+    assert found.mass == pytest.approx(71.0, rel=1e-12)
+
+
+def test_what_no_marker_tells_follows_the_body(loose: Any) -> None:
+    larger = scale_model(loose, {str(b): [1.12] * 3 for b in registry.load_model(loose).dataset["body"].values}, 70.0, preserve_mass_distribution=True)
+    motion = moving(larger)
+    legs = [str(n) for n in motion["marker"].values if str(n)[1:3] in ("TH", "TB", "LF", "MF", "LM", "MM", "CA", "MT", "AS", "PS")]
+    found = scale(loose, motion.sel(marker=legs), mass=70.0)
+    for factors in found.factors.values():
+        np.testing.assert_allclose(factors, 1.12, rtol=0.02)
+    assert found.uncertainty["hand_r"][1] > 2 * found.uncertainty["femur_r"][1]
+
+
+def test_left_and_right_may_differ_when_asked(loose: Any, person: Any) -> None:
+    longer = scale_model(loose, {"femur_r": [1.0, 1.1, 1.0], "femur_l": [1.0, 1.0, 1.0]}, 70.0, preserve_mass_distribution=True)
+    found = scale(loose, moving(longer), mass=70.0, symmetric=False)
+    assert found.factors["femur_r"][1] - found.factors["femur_l"][1] == pytest.approx(0.1, abs=0.03)
+
+
+def test_markers_on_soft_tissue_are_told_from_those_over_bone(loose: Any, person: Any) -> None:
+    problem, _ = problem_of(loose, moving(person, 2))
+    soft = {name for name, is_soft in zip(problem.names, problem.technical, strict=True) if is_soft}
+    assert {"RTH1", "RTH2", "RTH3", "LTB1", "RTB2", "RUA"} <= soft
+    assert not soft & {"RLFC", "RMFC", "RLMAL", "RASI", "LPSI", "RCAL", "C7", "RLEL"}
+    chosen = scale(loose, moving(person, 4), mass=70.0, place_markers="soft")
+    assert set(chosen.moved) == soft
+
+
+def test_a_shifted_cluster_is_put_where_it_was_and_changes_no_size(loose: Any, person: Any) -> None:
+    motion = moving(person)
+    shifted = person.clone()
+    location = shifted.getMarkerSet().get("RTH1").get_location().to_numpy()
+    shifted.updMarkerSet().get("RTH1").set_location(import_opensim().Vec3(*(location + np.array([0.03, -0.02, 0.01])).tolist()))
+    plain, moved = scale(loose, motion, mass=70.0), scale(loose, moving(shifted), mass=70.0)
+    np.testing.assert_allclose(plain.factors["femur_r"], moved.factors["femur_r"], rtol=0.01)
+    np.testing.assert_allclose(locations(moved.native)["RTH1"] - locations(plain.native)["RTH1"], [0.03, -0.02, 0.01], atol=0.005)
+
+
+def test_recordings_are_pooled_and_gaps_are_no_obstacle(loose: Any, person: Any) -> None:
+    first, second = moving(person, 4), moving(person, 4, seed=9)
+    gaps = first.copy(deep=True)
+    gaps["marker_position"].values[::2, :5] = np.nan
+    found = scale(loose, gaps.drop_sel(marker="LFIN"), mass=70.0, also=[second])
+    assert "LFIN" in found.moved
+    assert found.factors["femur_r"][1] == pytest.approx(1.12, rel=0.03)
+
+
+def test_held_markers_stay_and_it_is_told(native: Any, person: Any) -> None:
+    with pytest.warns(DataWarning, match="holds all its markers fixed"):
+        held = scale(native, moving(person, 4), mass=70.0)
+    assert held.moved == {}
+    assert scale(native, moving(person, 4), mass=70.0, place_markers="all").moved
+
+
+def test_too_few_shared_markers_name_the_nearest(loose: Any, person: Any) -> None:
+    motion = moving(person, 3)
+    renamed = motion.assign_coords(marker=[f"{n}_x" for n in motion["marker"].values])
+    with pytest.raises(InputError, match=r"share 0 marker.*'C7_x': nearest: C7"):
+        scale(loose, renamed, mass=70.0)
+
+
+def test_swapped_names_are_told(loose: Any, person: Any) -> None:
+    motion = moving(person, 5)
+    names = [{"RLFC": "RLMAL", "RLMAL": "RLFC"}.get(str(n), str(n)) for n in motion["marker"].values]
+    with pytest.warns(DataWarning) as caught:
+        scale(loose, motion.assign_coords(marker=names), mass=70.0)
+    assert any("far from where the scaled model has them" in str(w.message) and "RLMAL" in str(w.message) for w in caught)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((None, "x.trc"), "no generic model"), (("x.osim", None), "no recording")])
+def test_what_is_missing_without_a_setup_is_named(arguments: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scale(*arguments, mass=70.0)
+
+
+def test_without_a_setup_the_mass_must_be_given(loose: Any, person: Any) -> None:
+    with pytest.raises(InputError, match="no body mass is given"):
+        scale(loose, moving(person, 2))
+    with pytest.raises(InputError, match="positive"):
+        scale(loose, moving(person, 2), mass=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("femur_r", "femur_l"), ("right_thigh", "left_thigh"), ("L.Foot", "R.Foot"), ("pelvis", "pelvis"), ("lower_leg", "lower_leg")]
+)
+def test_the_other_side_of_a_name(name: str, other: str) -> None:
+    assert mirrored(name) == other
+
+
+def test_the_command_scales_without_a_setup(generic: Path, person: Any, tmp_path: Path) -> None:
+    trc = write_trc(moving(person, 5), tmp_path / "any.trc")
+    arguments = ["scale", generic, trc, "--mass", 71, "--output", tmp_path / "me.osim", "--also", trc, "--asymmetric"]
+    done = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "±" in done.output and "71 kg" in done.output
+    assert imdy_plugin.load_trial(tmp_path / "me.osim", trc).mass == pytest.approx(71.0)
+
+
+@pytest.mark.filterwarnings("ignore::imdy_plugin.errors.DataWarning")
+def test_a_published_person_is_fitted_as_well_as_by_the_published_scaling(data_dir: Path) -> None:
+    """Another walking trial than the one that scales: markers are no farther from the automatic model than from the published one."""
+    folder = data_dir / "schreiber_moissenet_2019_walking" / "data" / "2014019"
+    generic = data_dir / "schreiber_moissenet_2019_walking" / "model" / "Rajagopal2015_SchreiberMoissenet2019.osim"
+    first, other = sorted((folder / "dynamic").glob("*.trc"))
+    found = scale(generic, folder / "static" / "2014019_ST.trc", mass=73.8, also=[first])
+    from imdy_plugin.adapters.trc import read_trc
+
+    motion = read_trc(other).isel(time=slice(None, None, 20))
+    errors = {}
+    for name, model in {"ours": found.native, "published": folder / "scaling" / "2014019_scaledModelAdjusted.osim"}.items():
+        errors[name] = coordinates_of(imdy_plugin.load_trial(model, motion)).attrs["marker_rms_mean"]
+    assert errors["ours"] < 0.6 * errors["published"]
