@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from imdy_plugin.errors import InputError
 
 NEEDS = ("markers", "kinematics", "model", "native_model", "ground_force", "mass")
-"""What a solver may need. ``kinematics`` is markers or coordinates; ``native_model`` is an OpenSim model object."""
+"""What a solver may need. ``kinematics`` is markers or coordinates; ``model`` its dataset, ``native_model`` an OpenSim model object."""
 
 
 class Deferred:

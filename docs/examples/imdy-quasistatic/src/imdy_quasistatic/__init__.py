@@ -26,7 +26,7 @@ class QuasistaticSolver(Solver):
     name: ClassVar[str] = "quasistatic"
     summary: ClassVar[str] = "inverse dynamics without accelerations: the moments that hold each posture still"
     version: ClassVar[str] = "0.1.0"
-    needs: ClassVar[frozenset[str]] = frozenset({"kinematics", "native_model", "mass"})
+    needs: ClassVar[frozenset[str]] = frozenset({"kinematics", "model", "mass"})
     gives: ClassVar[frozenset[str]] = frozenset({"generalized_force", "ground_force", "center_of_pressure", "free_moment", "root_residual"})
     Options: ClassVar[type[SolverOptions]] = QuasistaticOptions
 
@@ -35,9 +35,10 @@ class QuasistaticSolver(Solver):
         from imdy_plugin.schema import new_result
         from imdy_plugin.solvers.body_load import BodyLoad
         from imdy_plugin.solvers.kinematics import coordinates_of
-        from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
+        from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 
-        mechanics = OpenSimMechanics(trial.native_model)
+        assert trial.model is not None
+        mechanics = body_mechanics(trial.model)
         motion = coordinates_of(trial)
         value = motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
         rest = np.zeros_like(value)
@@ -65,7 +66,7 @@ class QuasistaticSolver(Solver):
             solver=self.name,
             solver_version=self.version,
             options=options.model_dump(),
-            model=trial.native_model.getName(),
+            model=mechanics.name,
             mass=float(trial.mass or mechanics.mass),
         )
 
