@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -32,13 +33,18 @@ def map_chunks(function: Callable[[slice], T], frames: int, device: torch.device
         with torch.no_grad():
             return function(part)
 
-    workers = min(len(parts), _processors()) if device.type == "cpu" else 1
-    if workers == 1:
-        with one_thread():
-            yield from map(computed, parts)
-        return
-    with one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(computed, parts)
+    with one_thread():
+        yield from map(computed, parts) if len(parts) == 1 or device.type != "cpu" else _pool().map(computed, parts)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that are kept: starting them takes longer than a chunk."""
+    return ThreadPoolExecutor(_processors(), "imdy-chunks", initializer=torch.set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _processors() -> int:

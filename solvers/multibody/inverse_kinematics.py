@@ -42,6 +42,9 @@ _FEWEST_SEEN = 3
 _KEY_SPACING = 0.08
 """Time [s] between the frames that are fitted first."""
 
+_KEY_ACCURACY = 5e-3
+"""How near to their end these are brought [rad or m]; the frames between start from them."""
+
 _RESOLVED = 0.9
 _SINGULAR = 1e-8
 _ALL_RESOLVED = 1e7
@@ -132,7 +135,7 @@ def fit_markers(
         )
     keys = fitter.fit_keys(_spread(time, fitted, fitter.visible))
     value = _between(time, keys)
-    found = fitter.repaired(fitter.fit(value[fitted], fitted), 0.35)
+    found = fitter.repaired(fitter.fit(value[fitted], fitted), 0.35, accuracy)
     value[fitted] = found.q
     if smoothing > 0.0:
         for part in np.split(fitted, np.flatnonzero(np.diff(time[fitted]) > LONGEST_BRIDGE) + 1):
@@ -206,9 +209,9 @@ class _Fitter:
         """Poses of a few frames from nothing: the root placed first, then all joints from the model's default."""
         start = np.tile(self.mechanics.couple(self.mechanics.default_values), (len(frames), 1))
         placed = self._place_root(start, frames)
-        return self.repaired(self.fit(placed, frames, accuracy=1e-3), 1.5)
+        return self.repaired(self.fit(placed, frames, accuracy=_KEY_ACCURACY), 1.5, _KEY_ACCURACY)
 
-    def repaired(self, poses: _Poses, jump: float) -> _Poses:
+    def repaired(self, poses: _Poses, jump: float, accuracy: float) -> _Poses:
         """Poses that stand out from their neighbours, sought again from these; the better fit is kept.
 
         A frame stands out whose markers fit much worse, or in which an angle is further than ``jump`` [rad] from the mean of both
@@ -222,7 +225,7 @@ class _Fitter:
             changed = False
             for shift in (-1, 1):
                 source = np.clip(suspects + shift, 0, len(out.frames) - 1)
-                again = self.fit(out.q[source], out.frames[suspects], accuracy=self.accuracy)
+                again = self.fit(out.q[source], out.frames[suspects], accuracy=accuracy)
                 smoother = np.abs(again.q - out.q[source]).max(axis=1) < np.abs(out.q[suspects] - out.q[source]).max(axis=1) - 0.1
                 better = (again.cost < 0.999 * out.cost[suspects] - 1e-9) | (smoother & (again.cost < 1.000001 * out.cost[suspects] + 1e-9))
                 out = _replaced(out, suspects[better], again, better)
@@ -238,9 +241,8 @@ class _Fitter:
         bend = np.zeros(len(angle))
         bend[1:-1] = np.abs(angle[1:-1] - 0.5 * (angle[:-2] + angle[2:])).max(axis=1, initial=0.0)
         bend[[0, -1]] = 0.5 * np.abs(angle[[1, -2]] - angle[[0, -1]]).max(axis=1, initial=0.0)
-        rms = self.rms(poses.q, poses.frames)
-        typical = float(np.median(rms))
-        return np.flatnonzero((bend > jump) | (rms > 1.5 * typical + 0.005) | ~poses.converged)
+        rms = np.sqrt(poses.cost / np.maximum(self.visible[poses.frames] @ self.weights, 1e-12))
+        return np.flatnonzero((bend > jump) | (rms > 1.5 * float(np.median(rms)) + 0.005))
 
     def rms(self, q: FloatArray, frames: IntArray) -> FloatArray:
         """Root mean square distance ``(frame,)`` [m] of the visible markers that count."""
