@@ -65,7 +65,7 @@ def test_the_sums_over_bodies_say_what_the_markers_say(body: BodyMechanics, moti
     problem, torch_body = problem_of(body, positions, weights), body.body
     frames, free = torch.tensor([3, 30]), problem.free
     at = torch.tensor(q[[3, 30]] + 0.1 * rng.normal(size=(2, q.shape[1])))
-    found = problem.linearize(at.mT.clone(), frames)
+    found = problem.linearize(at.mT.clone(), problem.measured(frames))
     target = torch.tensor(np.nan_to_num(positions[[3, 30]]))
     seen = torch.tensor(np.isfinite(positions[[3, 30]]).all(axis=2)) * torch.tensor(weights)
 
@@ -87,7 +87,7 @@ def test_normal_matrix_and_curvature_are_the_second_derivative(body: BodyMechani
     _, q, positions = motion
     problem = problem_of(body, positions, np.ones(len(body.markers)))
     at = torch.tensor(q[[7]] + 0.2)
-    found = problem.linearize(at.mT.clone(), torch.tensor([7]))
+    found = problem.linearize(at.mT.clone(), problem.measured(torch.tensor([7])))
     target = torch.tensor(positions[7])
     whole = torch.autograd.functional.hessian(lambda value: ((body.body.marker_positions(value) - target) ** 2).sum(), at[0])
     hessian = whole[problem.free][:, problem.free]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from imdy_plugin.solvers.multibody.marker_problem import Linearization, MarkerProblem
+from imdy_plugin.solvers.multibody.marker_problem import Linearization, MarkerProblem, Measured
 
 MAX_STEPS = 60
 """Most steps of one frame."""
@@ -82,13 +82,14 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         q.clone(), q.new_empty(count), torch.zeros(count, dtype=torch.long, device=q.device), torch.zeros(count, dtype=torch.bool, device=q.device)
     )
     still = None if columns is None else ~columns
-    row = _Rows.of(q, frames, problem.linearize(q, frames))
+    measured = problem.measured(frames)
+    row = _Rows.of(q, measured, problem.linearize(q, measured))
     factor, blocked = _factorize(problem, row, still)
     for step in range(1, max_steps + 1):
         candidate = _stepped(problem, row, factor, blocked)
         moved = (candidate - row.q)[problem.free].abs().amax(dim=0)
         small = bool((moved < _KEEPS_FACTOR).all())
-        new = problem.linearize(candidate, row.frames, matrix=not small)
+        new = problem.linearize(candidate, row.measured, matrix=not small)
         better = new.cost <= row.cost * (1 + 1e-12)
         ratio = moved / row.moved
         left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
@@ -111,10 +112,10 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Frames that are still on their way: their place in the result, frame, pose, linearization, damping and last step."""
+    """Frames that are still on their way: their place in the result, what was measured, pose, linearization, damping and last step."""
 
     index: Tensor
-    frames: Tensor
+    measured: Measured
     q: Tensor
     cost: Tensor
     descent: Tensor
@@ -124,16 +125,16 @@ class _Rows:
     moved: Tensor
 
     @classmethod
-    def of(cls, q: Tensor, frames: Tensor, at: Linearization) -> _Rows:
+    def of(cls, q: Tensor, measured: Measured, at: Linearization) -> _Rows:
         assert at.normal is not None
         curvature = torch.zeros_like(at.normal) if at.curvature is None else at.curvature
         damping, moved = torch.full_like(at.cost, _FIRST_DAMPING), torch.full_like(at.cost, torch.inf)
-        return cls(torch.arange(len(frames), device=q.device), frames, q, at.cost, at.descent, at.normal, curvature, damping, moved)
+        return cls(torch.arange(q.shape[1], device=q.device), measured, q, at.cost, at.descent, at.normal, curvature, damping, moved)
 
     def at(self, chosen: Tensor) -> _Rows:
         return _Rows(
             self.index[chosen],
-            self.frames[chosen],
+            self.measured.at(chosen),
             self.q[:, chosen],
             self.cost[chosen],
             self.descent[:, chosen],
@@ -145,7 +146,7 @@ class _Rows:
 
     def renewed(self, problem: MarkerProblem, chosen: Tensor) -> _Rows:
         """With the second derivatives of the chosen frames computed anew."""
-        fresh = problem.linearize(self.q[:, chosen], self.frames[chosen])
+        fresh = problem.linearize(self.q[:, chosen], self.measured.at(chosen))
         normal, curvature = self.normal.clone(), self.curvature.clone()
         assert fresh.normal is not None
         normal[chosen] = fresh.normal
@@ -159,7 +160,7 @@ class _Rows:
         normal = self.normal if new.normal is None else torch.where(better[:, None, None], new.normal, self.normal)
         curvature = self.curvature if new.curvature is None else torch.where(better[:, None, None], new.curvature, self.curvature)
         q, cost, descent = torch.where(better, q, self.q), torch.where(better, new.cost, self.cost), torch.where(better, new.descent, self.descent)
-        return _Rows(self.index, self.frames, q, cost, descent, normal, curvature, damping, torch.where(better, moved, torch.inf))
+        return _Rows(self.index, self.measured, q, cost, descent, normal, curvature, damping, torch.where(better, moved, torch.inf))
 
 
 def _stepped(problem: MarkerProblem, row: _Rows, factor: Tensor, blocked: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def fit_markers(
     weights: FloatArray | None = None,
     accuracy: float = 1e-5,
     *,
-    tasks: Mapping[str, tuple[ArrayLike, float]] | None = None,
+    tasks: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
     smoothing: float = 0.0,
 ) -> MarkerFit:
     """Fit the model's pose to markers in every frame.
@@ -109,8 +109,8 @@ def fit_markers(
     accuracy
         A frame is finished when no coordinate is further than this from where it would end [rad or m], by its last two steps.
     tasks
-        Coordinates by name that are drawn to a value, one or one for each frame ``(time,)`` [rad or m], with a weight of the
-        squared difference.
+        Coordinates by name that are drawn to a value [rad or m], with a weight of the squared difference, each one number or one
+        for each frame ``(time,)``. A coordinate that is drawn is determined, whatever the markers say.
     smoothing
         Weight of the coordinates' squared accelerations [m^2 s^4/rad^2] beside the markers' squared distances; 0, and every frame
         is fitted for itself. Frames on both sides of a hole longer than :data:`LONGEST_BRIDGE` are not joined.
@@ -171,16 +171,19 @@ class _Fitter:
         positions: FloatArray,
         weights: FloatArray,
         accuracy: float,
-        tasks: Mapping[str, tuple[ArrayLike, float]],
+        tasks: Mapping[str, tuple[ArrayLike, ArrayLike]],
     ) -> None:
         self.mechanics, self.names, self.positions, self.weights, self.accuracy = mechanics, names, positions, weights, accuracy
         self.visible = np.asarray(np.isfinite(positions).all(axis=2), bool)
         body = mechanics.body
         lower, upper = body.tensor(mechanics.bounds).unbind(-1)
-        drawn = [
-            Task(int(body.index("coordinate", [name])[0]), body.tensor(np.broadcast_to(np.asarray(value, float), len(positions)).copy()), weight)
-            for name, (value, weight) in tasks.items()
-        ]
+        drawn = []
+        self.drawn = np.zeros((len(positions), len(mechanics.coordinates)), bool)
+        for name, (value, weight) in tasks.items():
+            column = int(body.index("coordinate", [name])[0])
+            values, shares = (np.broadcast_to(np.asarray(given, float), len(positions)).copy() for given in (value, weight))
+            drawn.append(Task(column, body.tensor(values), body.tensor(shares)))
+            self.drawn[:, column] |= np.isfinite(values) & (shares > 0)
         target = body.tensor(positions).permute(2, 1, 0)
         self.problem = MarkerProblem(body, names, target, body.tensor(weights), torch.as_tensor(mechanics.locked), lower, upper, drawn)
         self.angles = np.array([unit == "N m" for unit in mechanics.units])
@@ -302,7 +305,7 @@ class _Fitter:
         return chosen
 
     def determined(self, value: FloatArray, fitted: IntArray) -> BoolArray:
-        """Whether the visible markers determine each coordinate ``(time, coordinate)``, judged once for each set of visible markers."""
+        """Whether the visible markers, or a task, determine each coordinate ``(time, coordinate)``, judged once for each set of visible markers."""
         _, first, which = np.unique(self.visible[fitted], axis=0, return_index=True, return_inverse=True)
         out = np.zeros(value.shape, bool)
         free = self.problem.free.cpu().numpy()
@@ -311,6 +314,7 @@ class _Fitter:
         resolved = np.concatenate(list(parts))
         out[np.ix_(fitted, free)] = resolved[which.ravel()]
         out[np.ix_(fitted, np.flatnonzero(self.mechanics.locked))] = True
+        out[fitted] |= self.drawn[fitted]
         for follower, leader in self.mechanics.couplings.items():
             out[:, follower] = out[:, leader]
         return out

@@ -17,11 +17,11 @@ _STILL = 1e-9
 
 @dataclass(frozen=True)
 class Task:
-    """A coordinate that is drawn to a value ``(frame,)`` with a weight, beside the markers; NaN draws to nothing."""
+    """A coordinate that is drawn to a value ``(frame,)`` with a weight, one or one for each frame; NaN draws to nothing."""
 
     coordinate: int
     value: Tensor
-    weight: float
+    weight: float | Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,30 @@ class Linearization:
     descent: Tensor
     normal: Tensor | None
     curvature: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Weighted sums over each body's visible markers; places in the body are ``l``, measured ones, less the frame's ``middle``, ``t``.
+
+    ``mass (body, frame)``: of the weights; ``location (3, body, frame)``: of ``l``; ``target``: of ``t``; ``mixed (3, 3, body,
+    frame)``: of ``l t'``; ``second``: of ``l l'``; ``spread (body, frame)``: of ``l.l``; ``square (frame,)``: of ``t.t``; and
+    the values ``wanted (task, frame)`` of the coordinates that are drawn.
+    """
+
+    middle: Tensor
+    mass: Tensor
+    location: Tensor
+    target: Tensor
+    mixed: Tensor
+    second: Tensor
+    spread: Tensor
+    square: Tensor
+    wanted: Tensor
+
+    def at(self, chosen: Tensor) -> Measured:
+        """Of some of these frames: indices, or whether each is meant."""
+        return Measured(*(getattr(self, name)[..., chosen] for name in self.__dataclass_fields__))
 
 
 class MarkerProblem:
@@ -80,7 +104,8 @@ class MarkerProblem:
         chosen, target = chosen[~body.is_ground_marker[chosen]], target[:, ~body.is_ground_marker[chosen]]
         weights = weights[~body.is_ground_marker[body.index("marker", markers)]]
         self._marked = torch.unique(body.marker_body[chosen])
-        self._sums = _Sums.of(body.tensor(self._marked[:, None] == body.marker_body[chosen]), body.marker_location[chosen], target, weights)
+        self._owner = body.tensor(self._marked[:, None] == body.marker_body[chosen])
+        self._location, self._target, self._weights = body.marker_location[chosen].mT[..., None], target, weights
         followers = body.followers
         free = [i for i in range(len(body.coordinates)) if i not in followers and not bool(locked[i])]
         self.free = body.from_ground(free)
@@ -94,9 +119,27 @@ class MarkerProblem:
         out[self.free] = torch.clamp(q[self.free], self.lower, self.upper)
         return self.body.couple(out.mT).mT if self.body.followers else out
 
-    def linearize(self, q: Tensor, frames: Tensor, *, matrix: bool = True) -> Linearization:
-        """The problem of some frames (indices) about ``q (coordinate, frame)``."""
-        sums = self._sums.at(frames)
+    def measured(self, frames: Tensor) -> Measured:
+        """What was measured in some frames (indices)."""
+        owner, place, target = self._owner, self._location, self._target[:, :, frames]
+        seen = torch.isfinite(target).all(dim=0)
+        weight = torch.where(seen, self._weights[:, None], 0.0)
+        middle = torch.where(seen, target, 0.0).sum(dim=1) / seen.sum(dim=0).clamp(min=1)
+        shifted = torch.where(seen, target - middle[:, None], 0.0)
+        return Measured(
+            middle=middle,
+            mass=owner @ weight,
+            location=owner @ (place * weight),
+            target=owner @ (shifted * weight),
+            mixed=owner @ (place[:, None] * (shifted * weight)[None]),
+            second=owner @ (place[:, None] * place[None] * weight),
+            spread=owner @ ((place * place).sum(dim=0) * weight),
+            square=(shifted * shifted * weight).sum(dim=(0, 1)),
+            wanted=torch.stack([task.value[frames] for task in self.tasks]) if self.tasks else middle[:0],
+        )
+
+    def linearize(self, q: Tensor, sums: Measured, *, matrix: bool = True) -> Linearization:
+        """The problem of frames about ``q (coordinate, frame)``, and what was :meth:`measured` in them."""
         state = self.body.kinematics(q.mT)
         rotation, origin = state.inner_rotation[:, :, self._marked], state.inner_position[:, self._marked]
         center, place = origin - sums.middle[:, None], origin - state.inner_reference[:, None]
@@ -117,11 +160,11 @@ class MarkerProblem:
             dyad = place[:, None] * pull[None] + mixed - turned[:, None] * center[None] - own
             curvature = None if self._leads else self._curvature(motion, self._carries @ pull, self._carries @ dyad)
         descent, normal = self._led(q, descent, normal)
-        return self._with_tasks(q, frames, Linearization(cost, descent, normal, curvature))
+        return self._with_tasks(q, sums.wanted, Linearization(cost, descent, normal, curvature))
 
     def marker_normal(self, q: Tensor, frames: Tensor) -> Tensor:
         """What the markers alone put into the normal matrix ``(frame, free, free)``, lower part."""
-        normal = self.without_tasks().linearize(q, frames).normal
+        normal = self.without_tasks().linearize(q, self.measured(frames)).normal
         assert normal is not None
         normal.diagonal(dim1=1, dim2=2).sub_(_STILL)
         return normal
@@ -162,14 +205,14 @@ class MarkerProblem:
             normal = normal[:, self.free][:, :, self.free]
         return descent[self.free], normal
 
-    def _with_tasks(self, q: Tensor, frames: Tensor, plain: Linearization) -> Linearization:
+    def _with_tasks(self, q: Tensor, values: Tensor, plain: Linearization) -> Linearization:
         cost, descent, normal = plain.cost, plain.descent, plain.normal
-        for task in self.tasks:
+        for task, wanted in zip(self.tasks, values, strict=False):
             row = (self.free == task.coordinate).nonzero()
             if not len(row):
                 continue
-            wanted = task.value[frames]
-            off, weight = torch.nan_to_num(wanted - q[task.coordinate]), task.weight * torch.isfinite(wanted)
+            own = task.weight[frames] if isinstance(task.weight, Tensor) else task.weight
+            off, weight = torch.nan_to_num(wanted - q[task.coordinate]), own * torch.isfinite(wanted)
             cost = cost + weight * off**2
             descent[row[0, 0]] += weight * off
             if normal is not None:
@@ -179,45 +222,7 @@ class MarkerProblem:
         return Linearization(cost, descent, normal, plain.curvature)
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Weighted sums over each body's visible markers; places in the body are ``l``, measured ones, less the frame's ``middle``, ``t``.
-
-    ``mass (body, frame)``: of the weights; ``location (3, body, frame)``: of ``l``; ``target``: of ``t``; ``mixed (3, 3, body,
-    frame)``: of ``l t'``; ``second``: of ``l l'``; ``spread (body, frame)``: of ``l.l``; ``square (frame,)``: of ``t.t``.
-    """
-
-    middle: Tensor
-    mass: Tensor
-    location: Tensor
-    target: Tensor
-    mixed: Tensor
-    second: Tensor
-    spread: Tensor
-    square: Tensor
-
-    @classmethod
-    def of(cls, owner: Tensor, location: Tensor, target: Tensor, weights: Tensor) -> _Sums:
-        seen = torch.isfinite(target).all(dim=0)
-        weight = torch.where(seen, weights[:, None], 0.0)
-        middle = torch.where(seen, target, 0.0).sum(dim=1) / seen.sum(dim=0).clamp(min=1)
-        place, shifted = location.mT[..., None], torch.where(seen, target - middle[:, None], 0.0)
-        return cls(
-            middle=middle,
-            mass=owner @ weight,
-            location=owner @ (place * weight),
-            target=owner @ (shifted * weight),
-            mixed=owner @ (place[:, None] * (shifted * weight)[None]),
-            second=owner @ (place[:, None] * place[None] * weight),
-            spread=owner @ ((place * place).sum(dim=0) * weight),
-            square=(shifted * shifted * weight).sum(dim=(0, 1)),
-        )
-
-    def at(self, frames: Tensor) -> _Sums:
-        return _Sums(*(getattr(self, name)[..., frames] for name in self.__dataclass_fields__))
-
-
-def _moments(sums: _Sums, turned: Tensor, place: Tensor, own: Tensor) -> Moments:
+def _moments(sums: Measured, turned: Tensor, place: Tensor, own: Tensor) -> Moments:
     """Moments of the bodies' markers about the reference, each marker a point of the mass of its weight."""
     first = sums.mass * place + turned
     outer = place[:, None] * first[None] + turned[:, None] * place[None] + own

@@ -186,8 +186,7 @@ class BodyMechanics:
         self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike, body: str | Sequence[str], points: ArrayLike
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Position, velocity and acceleration in ground, each ``(time, point, 3)``, of ``points (point, 3)`` fixed to a body, or each to its own."""
-        location = self.body.tensor(np.atleast_2d(np.asarray(points, float)))
-        bodies = self.body.index("body", [body] if isinstance(body, str) else body).expand(len(location))
+        location, bodies = self._places(body, points)
 
         def frames(q: Tensor, qd: Tensor, qdd: Tensor) -> tuple[Tensor, ...]:
             state = self.body.kinematics(q, qd, qdd)
@@ -195,6 +194,12 @@ class BodyMechanics:
 
         position, velocity, acceleration = self._map(frames, q, qd, qdd)
         return position, velocity, acceleration
+
+    def point_positions(self, q: ArrayLike, body: str | Sequence[str], points: ArrayLike) -> FloatArray:
+        """The positions of :meth:`point_kinematics` alone."""
+        location, bodies = self._places(body, points)
+        (position,) = self._map(lambda q: self.body.kinematics(q).points(bodies, location), q)
+        return position
 
     def center_of_mass(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Position, velocity and acceleration of the whole body's centre of mass in ground, each ``(time, 3)``."""
@@ -217,6 +222,11 @@ class BodyMechanics:
         with torch.no_grad():
             coupled: FloatArray = self.body.couple(self.body.tensor(np.asarray(q, float))).cpu().numpy()
         return coupled
+
+    def _places(self, body: str | Sequence[str], points: ArrayLike) -> tuple[Tensor, Tensor]:
+        """Places ``(point, 3)`` in their bodies, and the bodies' indices ``(point,)``."""
+        location = self.body.tensor(np.atleast_2d(np.asarray(points, float)))
+        return location, self.body.index("body", [body] if isinstance(body, str) else body).expand(len(location))
 
     def _require_root(self) -> None:
         if not self.root_coordinates:

@@ -55,13 +55,14 @@ def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, fram
     free = problem.free.cpu().numpy()
     if len(time) < 3:
         return q
-    second, rows = _second_differences(time), torch.as_tensor(frames, device=problem.body.device)
+    second = _second_differences(time)
+    measured = problem.measured(torch.as_tensor(frames, device=problem.body.device))
     penalty = weight * second.T @ second
     lower, upper = (bound[:, 0].cpu().numpy() for bound in (problem.lower, problem.upper))
     cost, damping, best, candidate = np.inf, 0.0, q, q
     for _ in range(_MAX_STEPS):
         with torch.no_grad():
-            at = problem.linearize(problem.body.tensor(candidate).mT, rows)
+            at = problem.linearize(problem.body.tensor(candidate).mT, measured)
         assert at.normal is not None
         value = candidate[:, free]
         now = float(at.cost.sum()) + weight * float(((second @ value) ** 2).sum())
