@@ -416,9 +416,8 @@ def _check_feet(trial: Trial, result: xr.Dataset) -> None:
 
     mechanics = mechanics_of(trial)
     value = result["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
-    origin = np.zeros((1, 3))
     feet = list(trial.model.attrs["foot_bodies"])
-    position = np.stack([mechanics.point_kinematics(value, value * 0, value * 0, foot, origin)[0][:, 0] for foot in feet], axis=1)
+    position = mechanics.point_positions(value, feet, np.zeros((len(feet), 3)))
     where = xr.DataArray(position, dims=("time", "body", "axis"), coords={"time": result["time"], "body": feet, "axis": list(schema.AXES)})
     loads = result[list(schema.GROUND_FORCE_VARIABLES)]
     check_foot_assignment(loads, where)

@@ -120,7 +120,7 @@ def auto_cutoff(coordinates: xr.Dataset, mechanics: Mechanics) -> tuple[float, s
     if not mechanics.root_coordinates:
         return 6.0, "6 Hz: the model has no root that moves"
     values = coordinates["coordinate_value"].values
-    height = mechanics.point_kinematics(values, 0 * values, 0 * values, mechanics.root_body, np.zeros((1, 3)))[0][:, :, 1]
+    height = mechanics.point_positions(values, mechanics.root_body, np.zeros((1, 3)))[:, :, 1]
     acceleration = smooth(coordinates["time"].values, height, 6.0)[2]
     rms = float(np.sqrt(np.nanmean(acceleration**2)))
     running = rms > RUNNING_ACCELERATION

@@ -174,6 +174,11 @@ class OpenSimMechanics:
         motion, which = self._body_motion(q, qd, qdd, bodies), [bodies.index(owner) for owner in owners]
         return _points(_BodyMotion(*(a[:, which] for a in vars(motion).values())), stations)
 
+    def point_positions(self, q: ArrayLike, body: str | Sequence[str], points: ArrayLike) -> FloatArray:
+        """The positions of :meth:`point_kinematics` alone."""
+        rest = np.zeros(np.shape(q))
+        return self.point_kinematics(q, rest, rest, body, points)[0]
+
     def center_of_mass(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Position, velocity and acceleration of the whole body's centre of mass in ground, each ``(time, 3)``."""
         points = _points(self._body_motion(q, qd, qdd, self.bodies), self._centers)

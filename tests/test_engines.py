@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from imdy_plugin import registry
+from imdy_plugin import api, registry
+from imdy_plugin.errors import InputError
 from imdy_plugin.evaluation import build_trial
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.references import read_reference
@@ -58,6 +60,37 @@ def test_recorded_walking_on_coupled_knees(data_dir: Path, name: str, monkeypatc
     assert 0.1 < apart(exact, theirs, ("generalized_force",)) < 1.0
     assert apart(exact, theirs, ("ground_force",)) < 1.0
     assert apart(exact, theirs, ("center_of_pressure",)) < 1e-4
+
+
+def test_points_of_several_bodies_are_found_at_once() -> None:
+    trial = contract_trial()
+    assert trial.model is not None
+    rng = np.random.default_rng(7)
+    engines = BodyMechanics(trial.model), OpenSimMechanics(trial.native_model)
+    bodies, points = ["toes_r", "calcn_l", "toes_r"], rng.normal(size=(3, 3))
+    motion = [0.2 * rng.normal(size=(4, len(engines[0].coordinates))) for _ in range(3)]
+    motion[0][2] = np.nan
+    for engine in engines:
+        together = engine.point_kinematics(*motion, bodies, points)
+        for i, body in enumerate(bodies):
+            for part, alone in zip(together, engine.point_kinematics(*motion, body, points[i]), strict=True):
+                np.testing.assert_allclose(part[:, i], alone[:, 0], atol=1e-14)
+        np.testing.assert_array_equal(engine.point_positions(motion[0], bodies, points), together[0])
+        assert np.isnan(together[0][2]).all() and np.isfinite(together[0][3]).all()
+    np.testing.assert_allclose(*(engine.point_positions(motion[0], bodies, points) for engine in engines), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["physics", "imdys", "multibody"])
+def test_a_dataset_is_model_enough(name: str) -> None:
+    trial = contract_trial()
+    assert trial.model is not None
+    full = api.run_solver(name, trial)
+    bare = api.run_solver(name, replace(trial, native_model=None, motion=trial.motion.drop_dims("marker")))
+    assert apart(full, bare, ("ground_force", "generalized_force")) < 1e-3, "markers are measured, or those of the model: rounded, or not"
+    prescribed = trial.model["coordinate_prescribed"].copy(data=trial.model["coordinate"].values == "mtp_angle_r")
+    odd = replace(trial, model=trial.model.assign(coordinate_prescribed=prescribed), native_model=None)
+    with pytest.raises(InputError, match=r"mtp_angle_r follow prescribed functions.*; solver 'opensim' can take"):
+        api.run_solver(name, odd)
 
 
 def test_a_model_is_compiled_once_for_its_content() -> None:
