@@ -11,8 +11,11 @@ from typing import TypeVar
 
 import torch
 
-FRAMES = 256
-"""Frames of a chunk on a processor."""
+FRAMES = 512
+"""Most frames of a chunk on a processor."""
+
+_WORTH_SHARING = 128
+"""Frames from which two threads are sooner done than one."""
 
 FRAMES_ON_DEVICE = 65536
 """Frames of a chunk on an accelerator."""
@@ -26,7 +29,11 @@ def map_chunks(function: Callable[[slice], T], frames: int, device: torch.device
     On a processor each chunk is computed by one thread: small operations gain nothing from several, and lose much where others
     use the machine too.
     """
-    size = FRAMES if device.type == "cpu" else FRAMES_ON_DEVICE
+    most = FRAMES if device.type == "cpu" else FRAMES_ON_DEVICE
+    count = max(1, -(-frames // most))
+    if device.type == "cpu" and frames > _WORTH_SHARING:
+        count = -(-count // _processors()) * _processors()
+    size = max(1, -(-frames // count))
     parts = [slice(first, first + size) for first in range(0, max(frames, 1), size)]
 
     def computed(part: slice) -> T:

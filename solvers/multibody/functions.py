@@ -87,6 +87,8 @@ def compile_function(description: Mapping[str, Any], where: str) -> PiecewisePol
 
 
 def _polynomial(coefficients: Sequence[float]) -> PiecewisePolynomial:
+    if not coefficients:
+        raise ValueError("it has no coefficients")
     return PiecewisePolynomial(np.zeros(0), np.zeros(1), np.asarray(coefficients, float)[None])
 
 

@@ -228,6 +228,8 @@ def _compile_axis(tree: Tree, body: int, axis: Mapping[str, Any], coordinates: l
 def _compile_of_many(description: Mapping[str, Any], names: list[str], where: str) -> tuple[PiecewisePolynomial, list[float]]:
     """A function of several coordinates as one of a weighted sum of them; only a linear one can be."""
     kind = str(description.get("type", ""))
+    if len(set(names)) < len(names):
+        raise InputError(f"{where} names a coordinate twice ({', '.join(names)}), which cannot be represented; name each once")
     if kind == "MultiplierFunction":
         function, weights = _compile_of_many(description["function"], names, where)
         return function.scaled(float(description.get("scale", 1.0))), weights
