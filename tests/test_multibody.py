@@ -722,6 +722,7 @@ def circle(texts: np.ndarray) -> list[str]:
         (transform_edited(lambda t: t["rotation1"].update(coordinates=["wrist_coord_0"])), "rotation1 of joint 'joint' follows 'wrist_coord_0'"),
         (transform_edited(lambda t: t["rotation3"].update(function={"type": "LinearFunction", "coefficients": [1.0, 0.0]})), "LinearFunction of no coordinate"),
         (transform_edited(lambda t: t["rotation1"].update(function={"type": "SimmSpline", "x": [0.0, 0.0], "y": [1.0, 2.0]})), "x do not increase"),
+        (transform_edited(lambda t: t["rotation1"].update(coordinates=["joint_coord_0"] * 2)), r"names a coordinate twice \(joint_coord_0, joint_coord_0"),
         (edited("coordinate_coupling", circle), "joint_coord_2, wrist_coord_0 follow one another in a circle"),
     ],
 )

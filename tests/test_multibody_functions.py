@@ -187,6 +187,7 @@ def test_what_does_not_move_is_known() -> None:
         ({"type": "GCVSpline", "half_order": 3, "x": [0.0, 1.0, 2.0], "y": [0.0] * 3}, "needs 6 or more"),
         ({"type": "GCVSpline", "half_order": 3, "error_variance": 0.1, "x": list(range(6)), "y": [0.0] * 6}, "error_variance is 0.1"),
         ({"type": "LinearFunction", "coefficients": [1.0, 2.0, 3.0]}, "LinearFunction that is not lawful"),
+        ({"type": "PolynomialFunction", "coefficients": []}, "it has no coefficients"),
         ({"type": "Constant"}, "Constant that is not lawful: 'value'"),
     ],
 )
