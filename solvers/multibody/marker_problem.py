@@ -50,7 +50,7 @@ class Measured:
 
     ``mass (body, frame)``: of the weights; ``location (3, body, frame)``: of ``l``; ``target``: of ``t``; ``mixed (3, 3, body,
     frame)``: of ``l t'``; ``second``: of ``l l'``; ``spread (body, frame)``: of ``l.l``; ``square (frame,)``: of ``t.t``; and
-    the values ``wanted (task, frame)`` of the coordinates that are drawn.
+    the values ``wanted (task, frame)`` of the coordinates that are drawn, with their weights ``drawn (task, frame)``.
     """
 
     middle: Tensor
@@ -62,6 +62,7 @@ class Measured:
     spread: Tensor
     square: Tensor
     wanted: Tensor
+    drawn: Tensor
 
     def at(self, chosen: Tensor) -> Measured:
         """Of some of these frames: indices, or whether each is meant."""
@@ -136,6 +137,7 @@ class MarkerProblem:
             spread=owner @ ((place * place).sum(dim=0) * weight),
             square=(shifted * shifted * weight).sum(dim=(0, 1)),
             wanted=torch.stack([task.value[frames] for task in self.tasks]) if self.tasks else middle[:0],
+            drawn=torch.stack([(task.weight * torch.isfinite(task.value))[frames] for task in self.tasks]) if self.tasks else middle[:0],
         )
 
     def linearize(self, q: Tensor, sums: Measured, *, matrix: bool = True) -> Linearization:
@@ -160,7 +162,7 @@ class MarkerProblem:
             dyad = place[:, None] * pull[None] + mixed - turned[:, None] * center[None] - own
             curvature = None if self._leads else self._curvature(motion, self._carries @ pull, self._carries @ dyad)
         descent, normal = self._led(q, descent, normal)
-        return self._with_tasks(q, sums.wanted, Linearization(cost, descent, normal, curvature))
+        return self._with_tasks(q, sums, Linearization(cost, descent, normal, curvature))
 
     def marker_normal(self, q: Tensor, frames: Tensor) -> Tensor:
         """What the markers alone put into the normal matrix ``(frame, free, free)``, lower part."""
@@ -205,14 +207,13 @@ class MarkerProblem:
             normal = normal[:, self.free][:, :, self.free]
         return descent[self.free], normal
 
-    def _with_tasks(self, q: Tensor, values: Tensor, plain: Linearization) -> Linearization:
+    def _with_tasks(self, q: Tensor, sums: Measured, plain: Linearization) -> Linearization:
         cost, descent, normal = plain.cost, plain.descent, plain.normal
-        for task, wanted in zip(self.tasks, values, strict=False):
+        for task, wanted, weight in zip(self.tasks, sums.wanted, sums.drawn, strict=False):
             row = (self.free == task.coordinate).nonzero()
             if not len(row):
                 continue
-            own = task.weight[frames] if isinstance(task.weight, Tensor) else task.weight
-            off, weight = torch.nan_to_num(wanted - q[task.coordinate]), own * torch.isfinite(wanted)
+            off = torch.nan_to_num(wanted - q[task.coordinate])
             cost = cost + weight * off**2
             descent[row[0, 0]] += weight * off
             if normal is not None:
