@@ -37,6 +37,11 @@ _MOTION = {
     "ground_force": (("time", "body", "axis"), "N"),
     "center_of_pressure": (("time", "body", "axis"), "m"),
     "free_moment": (("time", "body", "axis"), "N m"),
+    "marker_rms": (("time",), "m"),
+    "marker_error": (("time", "marker"), "m"),
+    "fit_steps": (("time",), "1"),
+    "fit_converged": (("time",), ""),
+    "at_limit": (("time", "coordinate"), ""),
 }
 
 _MODEL = {
@@ -100,6 +105,8 @@ def new_motion(time: ArrayLike, *, log: str = "", attrs: Mapping[str, Any] | Non
         ``markers=(names, position)`` with position ``(time, marker, 3)`` in metres, NaN where missing;
         ``coordinates=(names, value)`` with value ``(time, coordinate)`` in radians or metres, or
         ``(names, value, velocity, acceleration)``;
+        ``fit=`` a mapping with what a fit of coordinates to markers says of itself, any of ``marker_rms (time,)`` [m], ``fit_steps (time,)``,
+        ``fit_converged (time,)`` and ``at_limit (time, coordinate)``;
         ``ground=(bodies, force, center_of_pressure, free_moment)``, each ``(time, body, 3)``.
 
     Raises
@@ -107,9 +114,9 @@ def new_motion(time: ArrayLike, *, log: str = "", attrs: Mapping[str, Any] | Non
     InvalidDatasetError
         The arrays do not make a lawful motion.
     """
-    unknown = set(groups) - {"markers", "coordinates", "ground"}
+    unknown = set(groups) - {"markers", "coordinates", "fit", "ground"}
     if unknown:
-        raise TypeError(f"unknown groups {sorted(unknown)}; known: markers, coordinates, ground")
+        raise TypeError(f"unknown groups {sorted(unknown)}; known: markers, coordinates, fit, ground")
     ds = xr.Dataset(coords={"time": ("time", np.asarray(time, float), {"units": "s"})})
     if "markers" in groups:
         names, position = groups["markers"]
@@ -118,6 +125,8 @@ def new_motion(time: ArrayLike, *, log: str = "", attrs: Mapping[str, Any] | Non
         names, *arrays = groups["coordinates"]
         variables = zip(("coordinate_value", "coordinate_velocity", "coordinate_acceleration"), arrays, strict=False)
         ds = _put(ds, _MOTION, dict(variables)).assign_coords(coordinate=_names(names))
+    if "fit" in groups:
+        ds = _put(ds, _MOTION, groups["fit"])
     if "ground" in groups:
         bodies, *arrays = groups["ground"]
         ds = _put(ds, _MOTION, dict(zip(GROUND_FORCE_VARIABLES, arrays, strict=True)))

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
 Mechanics = BodyMechanics | OpenSimMechanics
+Tasks = Mapping[str, tuple[ArrayLike, float]]
 
 MIN_FRAMES = 6
 """Fewest frames that a quintic spline takes."""
@@ -42,11 +44,33 @@ LARGEST_COUPLING_ERROR = 0.1
 UNSEEN_TURN, UNSEEN_SHIFT = 0.2, 0.01
 """A turn [rad] by which a coordinate that no marker tells, and the shift of the centre of mass [m] that makes it worth a warning."""
 
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How markers are to be fitted, as in :func:`coordinates_of`."""
+
+    accuracy: float
+    weights: Mapping[str, float]
+    tasks: Tasks
+    smoothing: float
+
+    def __repr__(self) -> str:
+        tasks = sorted((name, np.asarray(value, float).tolist(), float(weight)) for name, (value, weight) in self.tasks.items())
+        return repr((self.accuracy, sorted(self.weights.items()), tasks, self.smoothing))
+
+
 _CACHE_SIZE = 8
 _cache: OrderedDict[str, xr.Dataset] = OrderedDict()
 
 
-def coordinates_of(trial: Trial, *, accuracy: float = 1e-5, weights: Mapping[str, float] | None = None) -> xr.Dataset:
+def coordinates_of(
+    trial: Trial,
+    *,
+    accuracy: float = 1e-5,
+    weights: Mapping[str, float] | None = None,
+    tasks: Tasks | None = None,
+    smoothing: float = 0.0,
+) -> xr.Dataset:
     """All coordinates of the trial's model: those of its motion, or those that fit its markers best.
 
     The answer is kept, so that several solvers on one trial fit its markers once.
@@ -58,28 +82,37 @@ def coordinates_of(trial: Trial, *, accuracy: float = 1e-5, weights: Mapping[str
     accuracy
         A frame is fitted when no coordinate moves by more than this [rad or m].
     weights
-        Weights of markers by name; 1 for those not named.
+        Weights of markers by name; 1 for those not named. Markers with weight 0 are left out.
+    tasks
+        Coordinates by name that are drawn to a value [rad or m], one or one for each frame ``(time,)``, with a weight. As in OpenSim, a
+        weight multiplies the squared difference beside the weighted mean of the visible markers' squared distances [m^2].
+    smoothing
+        Weight of squared accelerations, as in :func:`~imdy_plugin.solvers.multibody.inverse_kinematics.fit_markers`.
 
     Returns
     -------
     xarray.Dataset
         A motion with ``coordinate_value`` in the model's order; NaN where markers do not determine a coordinate for longer
-        than 0.2 s. After a fit the attributes ``marker_rms_mean`` and ``marker_rms_max`` [m] tell how near the markers came.
+        than 0.2 s. After a fit the attributes ``marker_rms_mean`` and ``marker_rms_max`` [m] tell how near the markers came,
+        ``frames_not_converged`` in how many frames the fit did not come to rest, ``frames_bridged``, ``frames_masked`` and ``never_seen``
+        what the markers did not tell; the variables ``marker_rms``, ``fit_steps``, ``fit_converged`` and ``at_limit`` report on each frame.
 
     Raises
     ------
     InputError
-        There is no model, markers are given for one that cannot be represented, a coordinate is missing, or too few markers are shared.
+        There is no model, markers are given for one that cannot be represented, a coordinate is missing, too few markers are shared, or a
+        weight is negative or not finite.
     UnknownNameError
-        A weight names a marker that the trial lacks.
+        A weight names a marker that the trial lacks, or a task a coordinate that the model lacks.
     """
     if trial.model is None:
         raise InputError("joint coordinates need a model; give an .osim path or an opensim.Model")
     if "coordinate_value" in trial.motion:
         return _given_coordinates(trial.motion, mechanics_of(trial))
-    key = _content_key(trial.motion, trial.model, accuracy, weights)
+    wanted = _Wanted(accuracy, dict(weights or {}), dict(tasks or {}), smoothing)
+    key = _content_key(trial.motion, trial.model, wanted)
     if key not in _cache:
-        _cache[key] = _fitted_coordinates(trial.motion, body_mechanics(trial.model), accuracy, dict(weights or {}))
+        _cache[key] = _fitted_coordinates(trial.motion, body_mechanics(trial.model), wanted)
         while len(_cache) > _CACHE_SIZE:
             _cache.popitem(last=False)
     _cache.move_to_end(key)
@@ -328,17 +361,32 @@ def _check_couplings(mechanics: Mechanics, values: FloatArray, coupled: FloatArr
             )
 
 
-def _fitted_coordinates(motion: xr.Dataset, mechanics: BodyMechanics, accuracy: float, weights: dict[str, float]) -> xr.Dataset:
+def _fitted_coordinates(motion: xr.Dataset, mechanics: BodyMechanics, wanted: _Wanted) -> xr.Dataset:
     names = [str(n) for n in motion["marker"].values]
-    for name in weights:
-        if name not in names:
-            raise UnknownNameError("marker", name, names, "in the recording")
+    _check_wanted(wanted, names, mechanics.coordinates)
     shared = [n for n in names if n in set(mechanics.markers)]
     if len(shared) < MIN_MARKERS:
         raise InputError(_too_few(names, shared, mechanics.markers))
-    positions = motion["marker_position"].sel(marker=shared).values
-    fit = fit_markers(mechanics, motion["time"].values, shared, positions, np.array([weights.get(n, 1.0) for n in shared]), accuracy)
-    return _as_motion(motion, mechanics, shared, fit)
+    tracked = [n for n in shared if wanted.weights.get(n, 1.0) > 0]
+    positions = motion["marker_position"].sel(marker=tracked).values
+    weights = np.array([wanted.weights.get(n, 1.0) for n in tracked])
+    seen = np.isfinite(positions).all(axis=2) @ weights
+    drawn = {name: (value, weight * seen) for name, (value, weight) in wanted.tasks.items()}
+    fit = fit_markers(mechanics, motion["time"].values, tracked, positions, weights, wanted.accuracy, tasks=drawn, smoothing=wanted.smoothing)
+    return _as_motion(motion, mechanics, tracked, fit)
+
+
+def _check_wanted(wanted: _Wanted, markers: Sequence[str], coordinates: Sequence[str]) -> None:
+    for name in wanted.weights:
+        if name not in markers:
+            raise UnknownNameError("marker", name, markers, "in the recording")
+    for name in wanted.tasks:
+        if name not in coordinates:
+            raise UnknownNameError("coordinate", name, coordinates, "in the model")
+    weights = {**wanted.weights, **{name: weight for name, (_, weight) in wanted.tasks.items()}, "smoothing": wanted.smoothing}
+    for name, weight in weights.items():
+        if not 0 <= weight < np.inf:
+            raise InputError(f"the weight of '{name}' is {weight}; give a number from zero up")
 
 
 def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], fit: MarkerFit) -> xr.Dataset:
@@ -355,10 +403,15 @@ def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], 
     line += f"; {fit.bridged} frame(s) bridged, {fit.masked} masked"
     if fit.never_seen:
         line += f"; at the model's default, since no marker tells: {', '.join(fit.never_seen)}"
+    lost = int((np.isfinite(fit.rms) & ~fit.converged).sum())
+    if lost:
+        line += f"; {lost} frame(s) did not come to rest"
     if mechanics.other_constraints:
         line += f"; constraints not heeded: {', '.join(mechanics.other_constraints)}"
-    attrs = {"kinematics": "fitted", "marker_rms_mean": mean, "marker_rms_max": worst, "log": motion.attrs.get("log", "")}
-    return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), attrs=attrs), line)
+    attrs = {"kinematics": "fitted", "marker_rms_mean": mean, "marker_rms_max": worst, "frames_not_converged": lost, "log": motion.attrs.get("log", "")}
+    attrs |= {"frames_bridged": fit.bridged, "frames_masked": fit.masked, "never_seen": list(fit.never_seen)}
+    report = {"marker_rms": fit.rms, "fit_steps": fit.steps, "fit_converged": fit.converged, "at_limit": fit.at_limit}
+    return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), fit=report, attrs=attrs), line)
 
 
 def _warn_of_unseen(mechanics: BodyMechanics, fit: MarkerFit) -> None:
@@ -387,9 +440,9 @@ def _too_few(names: list[str], shared: list[str], known: tuple[str, ...]) -> str
     return f"{found}; {nearest} Rename them" + (", or read them with their prefix taken off: TrcReader(strip_prefix=True)" if prefixed else "")
 
 
-def _content_key(motion: xr.Dataset, model: xr.Dataset, accuracy: float, weights: Mapping[str, float] | None) -> str:
+def _content_key(motion: xr.Dataset, model: xr.Dataset, wanted: _Wanted) -> str:
     digest = hashlib.sha256(model_digest(model).encode())
     for part in (motion["time"].values, motion["marker_position"].values):
         digest.update(np.ascontiguousarray(part).tobytes())
-    digest.update(repr((motion["marker"].values.tolist(), accuracy, sorted((weights or {}).items()))).encode())
+    digest.update(repr((motion["marker"].values.tolist(), wanted)).encode())
     return digest.hexdigest()
