@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ FORCE = 1e-8
 """Largest difference from OpenSim of a generalized force, by the largest that this coordinate carries."""
 
 Motion = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors are small here; a second thread only waits for its turn where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 # Models -----------------------------------------------------------------------------------------------------------------------
 
@@ -806,10 +816,9 @@ def test_markers_on_ground_stay(moving: tuple[Tensor, ...]) -> None:
     assert not body.marker_jacobian(q)[:, index].any() and body.marker_jacobian(q)[:, index - 1].any()
 
 
+@pytest.mark.parametrize("body", ["person"], indirect=True)
 def test_single_precision(body: Multibody, native: Any, moving: tuple[Tensor, ...]) -> None:
     """Positions to 2e-6 m and generalized forces to 1e-4 of their scale."""
-    if len(body.bodies) < 4:
-        pytest.skip("the person only")
     single = Multibody(dataset_of(native), dtype=torch.float32)
     motion = [part.to(torch.float32) for part in moving]
     assert single.inverse_dynamics(*motion).dtype == torch.float32
@@ -817,10 +826,9 @@ def test_single_precision(body: Multibody, native: Any, moving: tuple[Tensor, ..
     assert force_error(single.inverse_dynamics(*motion).numpy(), body.inverse_dynamics(*moving).numpy()) < 1e-4
 
 
+@pytest.mark.parametrize("body", ["person"], indirect=True)
 def test_everything_stays_on_its_device(body: Multibody, native: Any, moving: tuple[Tensor, ...]) -> None:
     """On a device without storage; any tensor left on the processor would be refused."""
-    if len(body.bodies) < 4:
-        pytest.skip("the person only")
     elsewhere = Multibody(dataset_of(native), device="meta")
     outputs = everything(elsewhere, *(part.to("meta") for part in moving))
     assert all(o.device.type == "meta" for o in outputs)
@@ -828,9 +836,8 @@ def test_everything_stays_on_its_device(body: Multibody, native: Any, moving: tu
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("body", ["person"], indirect=True)
 def test_a_gpu_gives_the_same(body: Multibody, native: Any, moving: tuple[Tensor, ...]) -> None:
-    if len(body.bodies) < 4:
-        pytest.skip("the person only")
     there = everything(Multibody(dataset_of(native), device="cuda"), *(part.cuda() for part in moving))
     for found, expected in zip(there, everything(body, *moving), strict=True):
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-9)
