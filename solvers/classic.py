@@ -139,17 +139,17 @@ class ClassicSolver(Solver, Generic[Engine]):
         InputError
             The motion is too short, lacks coordinates, or shares no frame with the ground forces.
         """
-        from imdy_plugin.solvers.kinematics import coordinates_of
+        from imdy_plugin.solvers.kinematics import coordinates_of, mechanics_of
         from imdy_plugin.solvers.loads import body_loads, check_bodies, ground_forces_at
 
         self.check(trial)
         ground = trial.ground_force
         assert ground is not None
-        mechanics = self.mechanics(trial, options)
+        mechanics, shared = self.mechanics(trial, options), mechanics_of(trial)
         check_bodies(ground, mechanics.bodies)
         motion = coordinates_of(trial)
         _check_order(motion, mechanics)
-        states = _differentiate(motion, mechanics, options)
+        states = _differentiate(motion, shared, options)
         time, q, qd, qdd = motion["time"].values, states.q, states.qd, states.qdd
         loads = ground_forces_at(time, ground, options.force_cutoff_hz)
         forces = self.joint_forces(mechanics, q, qd, qdd, body_loads(ground, loads), options)
@@ -160,7 +160,7 @@ class ClassicSolver(Solver, Generic[Engine]):
             units=mechanics.units,
             bodies=[str(b) for b in ground["body"].values],
             **loads,
-            root_residual=_root_residual(mechanics, q, forces.generalized_force),
+            root_residual=_root_residual(shared, q, forces.generalized_force),
             solver=self.name,
             solver_version=self.version,
             options=options.model_dump(),

@@ -162,10 +162,10 @@ class BodyMechanics:
             The model has no free root.
         """
         self._require_root()
-        known = np.isfinite(np.asarray(q, float)).all(axis=1) & np.isfinite(np.asarray(generalized_force, float)).all(axis=1)
+        force, root = np.asarray(generalized_force, float), [self.coordinates.index(name) for name in self.root_coordinates]
+        known = np.isfinite(np.asarray(q, float)).all(axis=1) & np.isfinite(force[:, root]).all(axis=1)
         out = np.full((len(known), 6), np.nan)
-        force = np.asarray(generalized_force, float)[known]
-        (out[known],) = self._map(lambda q, tau: self.body.root_wrench(q, tau, self.root_coordinates), np.asarray(q, float)[known], arrays=[force])
+        (out[known],) = self._map(lambda q, tau: self.body.root_wrench(q, tau, self.root_coordinates), np.asarray(q, float)[known], arrays=[force[known]])
         return out
 
     def ground_wrench(self, q: ArrayLike, qd: ArrayLike, qdd: ArrayLike) -> FloatArray:
