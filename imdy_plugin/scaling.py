@@ -243,9 +243,8 @@ class _Fit:
 
 def _pooled_frames(recordings: Sequence[xr.Dataset], native: Any) -> tuple[list[str], FloatArray]:
     """Markers that the model shares with any recording, and their places in frames spread over all of them ``(frame, marker, 3)``."""
-    from imdy_plugin.adapters.scaled_model import default_marker_positions
-
-    known = default_marker_positions(native)
+    model = registry.load_model(native).dataset
+    known = {str(name) for name, body in zip(model["marker"].values, model["marker_body"].values, strict=True) if body != "ground"}
     every = list(dict.fromkeys(str(n) for motion in recordings for n in motion["marker"].values))
     shared = [name for name in every if name in known]
     if len(shared) < MIN_MARKERS:

@@ -696,6 +696,18 @@ def test_too_few_shared_markers_name_the_nearest(loose: Any, person: Any) -> Non
         scale(loose, renamed, mass=70.0)
 
 
+def test_markers_on_the_ground_say_nothing_of_size(loose: Any, person: Any, tmp_path: Path) -> None:
+    floor = tmp_path / "floor.xml"
+    floor.write_text(
+        '<OpenSimDocument Version="40000"><MarkerSet><objects><Marker name="FLOOR"><socket_parent_frame>/ground</socket_parent_frame>'
+        "<location>0 0 0</location></Marker></objects></MarkerSet></OpenSimDocument>"
+    )
+    motion = moving(person, 3)
+    names = [*motion["marker"].values[:-1], "FLOOR"]
+    found = scale(loose, motion.assign_coords(marker=[str(n) for n in names]), mass=70.0, markers=floor)
+    assert "FLOOR" not in found.marker_error and "FLOOR" in found.removed
+
+
 def test_swapped_names_are_told(loose: Any, person: Any) -> None:
     motion = moving(person, 5)
     names = [{"RLFC": "RLMAL", "RLMAL": "RLFC"}.get(str(n), str(n)) for n in motion["marker"].values]
