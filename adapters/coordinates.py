@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,38 @@ def read_coordinates(
     _fill_missing(table, model, list(columns), values, use_defaults)
     log = f"read coordinates from {table.path.name} ({'degrees' if in_degrees else 'radians'})"
     return new_motion(table.time, coordinates=(names, values), log=log, attrs={"source": str(table.path)})
+
+
+def read_coordinate_columns(path: str | os.PathLike[str], model: xr.Dataset, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Read some coordinates of ``model`` from a file that may lack the others.
+
+    Parameters
+    ----------
+    path, model
+        As in :func:`read_coordinates`.
+    names
+        Coordinates of the model.
+
+    Returns
+    -------
+    tuple
+        Time [s] ``(time,)`` and values [rad or m] ``(time, name)``.
+
+    Raises
+    ------
+    FileFormatError
+        As :func:`read_coordinates` raises it.
+    """
+    table = read_table(path)
+    columns = _columns_by_coordinate(table)
+    lacking = [name for name in names if name not in columns]
+    if lacking:
+        raise FileFormatError(table.path, f"holds no coordinate '{lacking[0]}': {suggest(lacking[0], columns)}", "add the column, or draw to another value")
+    values = table.values[:, [columns[name] for name in names]].copy()
+    rotational = np.flatnonzero(_is_rotational(model, list(names)))
+    if _angles_in_degrees(table, values[:, rotational], [names[i] for i in rotational], None):
+        values[:, rotational] = np.deg2rad(values[:, rotational])
+    return table.time, values
 
 
 def write_coordinates(motion: xr.Dataset, path: str | os.PathLike[str], model: xr.Dataset | None = None) -> Path:

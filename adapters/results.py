@@ -84,6 +84,18 @@ def write_generalized_force(result: xr.Dataset, path: str | os.PathLike[str]) ->
     return write_table(file, names, known["time"].values, known["generalized_force"].values, name="Inverse Dynamics Generalized Forces")
 
 
+def write_known_coordinates(motion: xr.Dataset, path: str | os.PathLike[str], model: xr.Dataset | None = None) -> Path:
+    """Write ``coordinate_value`` as :func:`~imdy_plugin.adapters.coordinates.write_coordinates` does, cut to the longest span that is known, with a warning.
+
+    Raises
+    ------
+    InputError
+        No frame is known.
+    """
+    file = Path(path)
+    return write_coordinates(_known_part(motion, "coordinate_value", file), file, model)
+
+
 def id_column_names(coordinates: Sequence[str], units: Sequence[str]) -> list[str]:
     """Column names of OpenSim's InverseDynamicsTool: ``_moment`` where the unit is N m, ``_force`` where it is N."""
     return [f"{name}{_SUFFIXES[unit]}" for name, unit in zip(coordinates, units, strict=True)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import Element
 
-from imdy_plugin.adapters.safe_xml import child_text, parse_xml
+from imdy_plugin.adapters.safe_xml import child_text
+from imdy_plugin.adapters.tool_setup import CoordinateTask, ToolSetup
 from imdy_plugin.errors import FileFormatError
 
 Step = Literal["measurements", "manualScale"]
@@ -33,16 +33,6 @@ class Measurement:
     name: str
     pairs: tuple[tuple[str, str], ...]
     scales: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True)
-class CoordinateTask:
-    """What the static pose is drawn to: a coordinate, with a weight, to a value [rad or m], to its default or to a file's."""
-
-    coordinate: str
-    weight: float
-    source: Literal["manual_value", "default_value", "from_file"]
-    value: float
 
 
 @dataclass(frozen=True)
@@ -104,49 +94,36 @@ def read_scale_setup(path: str | os.PathLike[str]) -> ScaleSetup:
         It is not such a setup (the message names the tool it is for), a number in it is none, a pair has not two markers, an axis or a step
         is unknown, or a factor is not positive.
     """
-    file = Path(path)
-    return _Reader(file, _tool(file, parse_xml(file))).read()
+    return _Reader(ToolSetup(path, "ScaleTool", "scaling")).read()
 
 
 class _Reader:
-    def __init__(self, file: Path, tool: Element) -> None:
-        self.file, self.tool = file, tool
-        self.maker, self.scaler, self.placer = (_part(tool, tag) for tag in ("GenericModelMaker", "ModelScaler", "MarkerPlacer"))
+    def __init__(self, setup: ToolSetup) -> None:
+        self.setup, self.file = setup, setup.file
+        self.maker, self.scaler, self.placer = (setup.part(tag) for tag in ("GenericModelMaker", "ModelScaler", "MarkerPlacer"))
 
     def read(self) -> ScaleSetup:
-        tasks = list(self._objects(self.placer, "IKTaskSet"))
+        setup, tasks = self.setup, self.setup.tasks(self.placer)
         return ScaleSetup(
             path=self.file,
-            mass=self._known(self.tool, "mass", 1.0),
-            height=self._known(self.tool, "height", 1e-3),
-            model_file=self._path(self.maker, "model_file"),
-            marker_set_file=self._path(self.maker, "marker_set_file"),
-            scales=self._flag(self.scaler, "apply", True),
-            places=self._flag(self.placer, "apply", True),
+            mass=self._known("mass", 1.0),
+            height=self._known("height", 1e-3),
+            model_file=setup.path(self.maker, "model_file"),
+            marker_set_file=setup.path(self.maker, "marker_set_file"),
+            scales=setup.flag(self.scaler, "apply", True),
+            places=setup.flag(self.placer, "apply", True),
             order=tuple(self._step(word) for word in child_text(self.scaler, "scaling_order").split()),
-            measurements=tuple(self._measurement(m) for m in self._objects(self.scaler, "MeasurementSet") if self._flag(m, "apply", True)),
-            manual=tuple(self._manual(s) for s in self._objects(self.scaler, "ScaleSet") if self._flag(s, "apply", True)),
-            preserve_mass_distribution=self._flag(self.scaler, "preserve_mass_distribution", False),
-            scale_file=self._path(self.scaler, "marker_file"),
-            scale_range=self._range(self.scaler),
-            place_file=self._path(self.placer, "marker_file"),
-            place_range=self._range(self.placer),
-            marker_weights=tuple(self._weight(t) for t in tasks if t.tag == "IKMarkerTask" and self._flag(t, "apply", True)),
-            coordinate_tasks=tuple(self._coordinate(t) for t in tasks if t.tag == "IKCoordinateTask" and self._flag(t, "apply", True)),
-            coordinate_file=self._path(self.placer, "coordinate_file"),
+            measurements=tuple(self._measurement(m) for m in setup.objects(self.scaler, "MeasurementSet") if setup.flag(m, "apply", True)),
+            manual=tuple(self._manual(s) for s in setup.objects(self.scaler, "ScaleSet") if setup.flag(s, "apply", True)),
+            preserve_mass_distribution=setup.flag(self.scaler, "preserve_mass_distribution", False),
+            scale_file=setup.path(self.scaler, "marker_file"),
+            scale_range=setup.time_range(self.scaler),
+            place_file=setup.path(self.placer, "marker_file"),
+            place_range=setup.time_range(self.placer),
+            marker_weights=tasks.marker_weights,
+            coordinate_tasks=tasks.coordinate_tasks,
+            coordinate_file=setup.path(self.placer, "coordinate_file"),
         )
-
-    def _objects(self, part: Element, tag: str) -> Iterator[Element]:
-        """Members of a set, which may stand in a file of its own."""
-        holder = part.find(tag)
-        if holder is not None and holder.get("file"):
-            other = self.file.parent / _plain(str(holder.get("file")))
-            root = parse_xml(other)
-            holder = root if root.tag == tag else root.find(tag)
-            if holder is None:
-                raise FileFormatError(other, f"holds no {tag}", f"'{self.file.name}' takes its {tag} from it; correct the name there")
-        objects = holder.find("objects") if holder is not None else None
-        return iter(() if objects is None else objects)
 
     def _measurement(self, element: Element) -> Measurement:
         name = element.get("name", "")
@@ -165,79 +142,17 @@ class _Reader:
 
     def _manual(self, element: Element) -> tuple[str, tuple[float, float, float]]:
         body = child_text(element, "segment")
-        factors = [self._number("scales", word) for word in child_text(element, "scales").split()]
+        factors = [self.setup.number("scales", word) for word in child_text(element, "scales").split()]
         if len(factors) != 3 or not all(0 < f < math.inf for f in factors):
             raise FileFormatError(self.file, f"the scale factors of '{body}' are {factors}", "write three positive numbers")
         return body, (factors[0], factors[1], factors[2])
-
-    def _weight(self, element: Element) -> tuple[str, float]:
-        return element.get("name", ""), self._task_weight(element)
-
-    def _coordinate(self, element: Element) -> CoordinateTask:
-        name = element.get("name", "")
-        source = child_text(element, "value_type") or "default_value"
-        if source not in ("manual_value", "default_value", "from_file"):
-            raise FileFormatError(self.file, f"value_type of '{name}' is '{source}'", "write default_value, manual_value or from_file")
-        value = self._number("value", child_text(element, "value") or "0")
-        return CoordinateTask(name, self._task_weight(element), source, value)  # type: ignore[arg-type]
-
-    def _task_weight(self, element: Element) -> float:
-        weight = self._number("weight", child_text(element, "weight") or "0")
-        if not 0 <= weight < math.inf:
-            raise FileFormatError(self.file, f"the weight of '{element.get('name', '')}' is {weight}", "write a number from zero up")
-        return weight
 
     def _step(self, word: str) -> Step:
         if word == "measurements" or word == "manualScale":
             return word  # type: ignore[return-value]
         raise FileFormatError(self.file, f"scaling_order holds '{word}'", "write measurements, manualScale or both")
 
-    def _known(self, element: Element, tag: str, unit: float) -> float | None:
-        text = child_text(element, tag)
-        value = self._number(tag, text) if text else -1.0
+    def _known(self, tag: str, unit: float) -> float | None:
+        text = child_text(self.setup.tool, tag)
+        value = self.setup.number(tag, text) if text else -1.0
         return value * unit if value > 0 else None
-
-    def _range(self, part: Element) -> tuple[float, float] | None:
-        words = child_text(part, "time_range").split()
-        numbers = [self._number("time_range", word) for word in words]
-        if not numbers or numbers == [-1.0, -1.0]:
-            return None
-        if len(numbers) != 2 or not numbers[0] <= numbers[1]:
-            raise FileFormatError(self.file, f"time_range is '{' '.join(words)}'", "write the first and the last time")
-        return numbers[0], numbers[1]
-
-    def _flag(self, part: Element, tag: str, default: bool) -> bool:
-        text = child_text(part, tag).lower()
-        if text not in ("", "true", "false"):
-            raise FileFormatError(self.file, f"{tag} is '{text}'", "write true or false")
-        return default if not text else text == "true"
-
-    def _path(self, part: Element, tag: str) -> Path | None:
-        text = child_text(part, tag)
-        return Path(os.path.normpath(self.file.parent / _plain(text))) if text else None
-
-    def _number(self, tag: str, text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise FileFormatError(self.file, f"{tag} is '{text}', not a number", "write it with a decimal point") from None
-        if math.isnan(value):
-            raise FileFormatError(self.file, f"{tag} is '{text}'", "write a number")
-        return value
-
-
-def _tool(file: Path, root: Element) -> Element:
-    tool = root if root.tag == "ScaleTool" else root.find("ScaleTool")
-    if tool is None:
-        held = next((child.tag for child in root), root.tag) if root.tag == "OpenSimDocument" else root.tag
-        raise FileFormatError(file, f"holds a {held}, not a ScaleTool", "give the setup file of scaling")
-    return tool
-
-
-def _part(tool: Element, tag: str) -> Element:
-    found = tool.find(tag)
-    return Element(tag) if found is None else found
-
-
-def _plain(text: str) -> Path:
-    return Path(PureWindowsPath(text).as_posix()) if "\\" in text else Path(text)
