@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -28,6 +28,9 @@ Placing = Literal["free", "all", "soft", "none"]
 
 PLAUSIBLE_FACTORS = (0.5, 2.0)
 """Scale factors between a generic adult and a person."""
+
+PLAUSIBLE_MASS = (5.0, 350.0)
+"""Body masses [kg] of people."""
 
 LARGE_SWAY = 0.02
 """Distance [m] from its mean place beyond which a marker is not that of a person who stands still."""
@@ -166,6 +169,8 @@ def scale(
     """
     from imdy_plugin.adapters.scale_setup import read_scale_setup
 
+    if place_markers not in (None, *get_args(Placing)):
+        raise InputError(f"place_markers is '{place_markers}'; {suggest(str(place_markers), get_args(Placing))}")
     chosen = _Choices(mass, height, markers, output, preserve_mass_distribution, place_markers, keep_unmeasured)
     if setup is None:
         return _scale_automatically(model, [static, *also], chosen, symmetric)
@@ -215,6 +220,8 @@ class _Placement:
 
 
 def _scale_automatically(model: Any, recordings: Sequence[Any], chosen: _Choices, symmetric: bool) -> ScaledModel:
+    from imdy_plugin.adapters.scaled_model import keep_markers
+
     if model is None or recordings[0] is None:
         raise InputError(f"no {'generic model' if model is None else 'recording of the person'} is given, and no setup that names one")
     _check_output(chosen.output, model)
@@ -222,11 +229,14 @@ def _scale_automatically(model: Any, recordings: Sequence[Any], chosen: _Choices
         raise InputError("no body mass is given, and no setup that states one; give mass=... in kilograms")
     _check_mass(chosen.mass)
     native = _with_markers(_native(model), chosen.markers)
-    names, measured = _pooled_frames([_read_markers(source, chosen.height) for source in recordings], native)
+    motions = [_read_markers(source, chosen.height) for source in recordings]
+    names, measured = _pooled_frames(motions, native)
     fit = _fitted_size(native, names, measured, symmetric)
     factors = dict(zip(fit.bodies, fit.size.factors, strict=True))
     scaled = _scaled(native, factors, chosen.mass, chosen.preserve_mass_distribution is not False)
-    placed = _put_markers(scaled, fit, chosen.place_markers or "free", chosen.keep_unmeasured)
+    recorded = {str(name) for motion in motions for name in motion["marker"].values}
+    removed = () if chosen.keep_unmeasured else keep_markers(scaled, recorded)
+    placed = _put_markers(scaled, fit, chosen.place_markers or "free", removed)
     spread = {body: (float(u[0]), float(u[1]), float(u[2])) for body, u in zip(fit.bodies, fit.size.uncertainty, strict=True)}
     return _finish(scaled, factors, placed, chosen.output, spread)
 
@@ -291,11 +301,10 @@ def _warn_of_fit(names: Sequence[str], found: SizeFit) -> None:
     _warn_of_pose(dict(zip(names, found.marker_rms.tolist(), strict=True)))
 
 
-def _put_markers(scaled: Any, fit: _Fit, placing: Placing, keep_unmeasured: bool) -> _Placement:
+def _put_markers(scaled: Any, fit: _Fit, placing: Placing, removed: tuple[str, ...]) -> _Placement:
     """Move markers, in place, to where the fit has them."""
-    from imdy_plugin.adapters.scaled_model import fixed_markers, keep_markers, shift_markers
+    from imdy_plugin.adapters.scaled_model import fixed_markers, shift_markers
 
-    removed = () if keep_unmeasured else keep_markers(scaled, set(fit.markers))
     fixed = fixed_markers(scaled)
     allowed = {
         "free": [name not in fixed for name in fit.markers],
@@ -379,6 +388,8 @@ def _mass(mass: float | None, job: ScaleSetup) -> float | None:
 def _check_mass(mass: float) -> None:
     if not (np.isfinite(mass) and mass > 0):
         raise InputError(f"the mass is {mass} kg; give a positive number of kilograms")
+    if not PLAUSIBLE_MASS[0] <= mass <= PLAUSIBLE_MASS[1]:
+        warnings.warn(f"the mass is {mass:g} kg, which no person has; give the body mass in kilograms", DataWarning, stacklevel=4)
 
 
 def _scaled(native: Any, factors: Mapping[str, FloatArray], mass: float | None, preserve: bool) -> Any:

@@ -374,6 +374,11 @@ def test_the_mass_must_be_positive(generic: Path, standing: Path, setup: Callabl
         scale(generic, standing, setup=setup(), mass=mass)
 
 
+def test_a_mass_that_no_person_has_is_told(generic: Path, standing: Path, setup: Callable[..., Path]) -> None:
+    with pytest.warns(DataWarning, match="72600 kg, which no person has"):
+        scale(generic, standing, setup=setup(mass=72600.0), place_markers="none")
+
+
 def test_a_setup_without_a_mass_asks_for_it(generic: Path, standing: Path, setup: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="states no mass"):
         scale(generic, standing, setup=setup(mass=-1))
@@ -682,6 +687,20 @@ def test_recordings_are_pooled_and_gaps_are_no_obstacle(loose: Any, person: Any)
     assert found.factors["femur_r"][1] == pytest.approx(1.12, rel=0.03)
 
 
+def test_a_marker_that_is_hardly_ever_seen_stays_in_the_model(loose: Any, person: Any) -> None:
+    motion = moving(person, 40)
+    motion["marker_position"].loc[{"marker": "RTH1"}] = np.nan
+    motion["marker_position"].values[1, [str(n) for n in motion["marker"].values].index("RTH1")] = 1.0
+    with pytest.warns(DataWarning, match="not seen in the frames that are fitted.*RTH1"):
+        found = scale(loose, motion, mass=70.0)
+    assert "RTH1" in locations(found.native) and "RTH1" not in found.moved
+
+
+def test_an_unknown_way_of_placing_is_refused(loose: Any, person: Any) -> None:
+    with pytest.raises(InputError, match="nearest: free"):
+        scale(loose, moving(person, 2), mass=70.0, place_markers="fre")  # type: ignore[arg-type]
+
+
 def test_held_markers_stay_and_it_is_told(native: Any, person: Any) -> None:
     with pytest.warns(DataWarning, match="holds all its markers fixed"):
         held = scale(native, moving(person, 4), mass=70.0)
@@ -705,7 +724,8 @@ def test_markers_on_the_ground_say_nothing_of_size(loose: Any, person: Any, tmp_
     motion = moving(person, 3)
     names = [*motion["marker"].values[:-1], "FLOOR"]
     found = scale(loose, motion.assign_coords(marker=[str(n) for n in names]), mass=70.0, markers=floor)
-    assert "FLOOR" not in found.marker_error and "FLOOR" in found.removed
+    assert "FLOOR" not in found.marker_error and "FLOOR" not in found.moved
+    assert found.removed == (str(motion["marker"].values[-1]),)
 
 
 def test_swapped_names_are_told(loose: Any, person: Any) -> None:
