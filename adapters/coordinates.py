@@ -114,7 +114,7 @@ def read_coordinate_columns(path: str | os.PathLike[str], model: xr.Dataset, nam
     if lacking:
         raise FileFormatError(table.path, f"holds no coordinate '{lacking[0]}': {suggest(lacking[0], columns)}", "add the column, or draw to another value")
     values = table.values[:, [columns[name] for name in names]].copy()
-    rotational = np.flatnonzero(_is_rotational(model, list(names)))
+    rotational = np.flatnonzero(_is_rotational(model, list(names))).tolist()
     if _angles_in_degrees(table, values[:, rotational], [names[i] for i in rotational], None):
         values[:, rotational] = np.deg2rad(values[:, rotational])
     return table.time, values

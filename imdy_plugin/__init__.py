@@ -14,6 +14,7 @@ _WHERE = {
     "solve": "imdy_plugin.api",
     "compare": "imdy_plugin.api",
     "load_trial": "imdy_plugin.api",
+    "inverse_kinematics": "imdy_plugin.ik",
     "scale": "imdy_plugin.scaling",
     "hookimpl": "imdy_plugin.hooks",
     "Solver": "imdy_plugin.interfaces",
@@ -22,12 +23,13 @@ _WHERE = {
     "ImdyError": "imdy_plugin.errors",
 }
 
-__all__ = ["ImdyError", "Solver", "SolverOptions", "Trial", "__version__", "compare", "hookimpl", "load_trial", "scale", "solve"]
+__all__ = ["ImdyError", "Solver", "SolverOptions", "Trial", "__version__", "compare", "hookimpl", "inverse_kinematics", "load_trial", "scale", "solve"]
 
 if TYPE_CHECKING:
     from imdy_plugin.api import compare, load_trial, solve
     from imdy_plugin.errors import ImdyError
     from imdy_plugin.hooks import hookimpl
+    from imdy_plugin.ik import inverse_kinematics
     from imdy_plugin.interfaces import Solver, SolverOptions, Trial
     from imdy_plugin.scaling import scale
 

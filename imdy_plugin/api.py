@@ -32,6 +32,9 @@ _MARGIN = 0.5
 _LONGEST_STEP = 0.1
 """Time between frames [s] from which some may have been left out."""
 
+_SAME_TIME = 1e-9
+"""Difference of time stamps [s] that are the same."""
+
 _PLAUSIBLE_MASS = (5.0, 350.0)
 """Body masses [kg] of people."""
 
@@ -334,13 +337,17 @@ def _read_coordinates(source: Any, model: xr.Dataset | None, degrees: bool | Non
 
 def _merge(markers: xr.Dataset, coordinates: xr.Dataset) -> xr.Dataset:
     """Put coordinates onto the markers' time stamps, within the time that both cover."""
-    start = max(markers["time"].values[0], coordinates["time"].values[0]) - 1e-9
-    stop = min(markers["time"].values[-1], coordinates["time"].values[-1]) + 1e-9
+    start = max(markers["time"].values[0], coordinates["time"].values[0]) - _SAME_TIME
+    stop = min(markers["time"].values[-1], coordinates["time"].values[-1]) + _SAME_TIME
     kept = markers.sel(time=slice(start, stop))
     if kept.sizes["time"] < 2:
         raise InputError(f"markers cover {_span(markers)} and coordinates {_span(coordinates)}: they do not overlap; give files of the same recording")
-    moved = coordinates.interp(time=kept["time"], kwargs={"fill_value": "extrapolate"})
-    merged = kept.assign({name: moved[name].assign_attrs(coordinates[name].attrs) for name in coordinates.data_vars})
+    given = coordinates.drop_vars([n for n, variable in coordinates.data_vars.items() if "marker" in variable.dims or variable.dtype.kind != "f"])
+    near = given.sel(time=kept["time"].values, method="nearest")
+    if np.abs(near["time"].values - kept["time"].values).max() < _SAME_TIME:
+        return kept.assign(dict(near.assign_coords(time=kept["time"]).data_vars))
+    moved = given.interp(time=kept["time"], kwargs={"fill_value": "extrapolate"})
+    merged = kept.assign({name: moved[name].assign_attrs(given[name].attrs) for name in given.data_vars})
     return schema.add_log(merged, "coordinates interpolated linearly onto the markers' time stamps")
 
 

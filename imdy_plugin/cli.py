@@ -215,6 +215,74 @@ def scale(
 
 
 @app.command()
+def ik(
+    model: Annotated[Path | None, typer.Argument(help="Scaled OpenSim model (.osim); the setup's if not given.")] = None,
+    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d); the setup's if not given.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The motion file (.mot) to write; if not given, the setup's, or one named after the markers.")
+    ] = None,
+    setup: Annotated[Path | None, typer.Option("--setup", help="InverseKinematicsTool setup file (.xml).")] = None,
+    weight: Annotated[list[str] | None, typer.Option("--weight", help="Weight of a marker, NAME=2; 0 leaves it out; repeat for more.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Draw a coordinate to a value [rad or m], or to 'default', with a weight, NAME=VALUE:WEIGHT; repeat for more."),
+    ] = None,
+    smoothing: Annotated[float, typer.Option("--smoothing", help="Weight of squared accelerations; 0 smooths nothing.")] = 0.0,
+    height: HeightOption = None,
+    start: FromOption = None,
+    stop: ToOption = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write each marker's distance in each frame (.csv).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+) -> None:
+    """Fit a model's coordinates to markers and write them as an OpenSim motion file, with or without an InverseKinematicsTool setup."""
+    from imdy_plugin import ik as fitting
+
+    with _friendly(), _progress():
+        done = fitting.run_ik(
+            model,
+            markers,
+            output=output,
+            report=report,
+            force=force,
+            setup=setup,
+            weights={name: _number(name, value) for name, value in _pairs(weight, "weight", "NAME=WEIGHT")},
+            tasks={name: _task(name, value) for name, value in _pairs(task, "task", "NAME=VALUE:WEIGHT")},
+            smoothing=smoothing,
+            height=height,
+            start=start,
+            stop=stop,
+        )
+        out.print(fitting.fit_table(done.motion))
+        for path in done.paths:
+            out.print(f"written to {path}", soft_wrap=True)
+
+
+def _pairs(given: list[str] | None, what: str, form: str) -> list[tuple[str, str]]:
+    """Parse NAME=VALUE."""
+    pairs = []
+    for pair in given or []:
+        name, sign, value = pair.rpartition("=")
+        if not sign or not name.strip() or not value.strip():
+            raise InputError(f"the {what} '{pair}' is not understood; write {form}")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def _task(name: str, text: str) -> tuple[float | None, float]:
+    value, sign, weight = text.rpartition(":")
+    if not sign:
+        raise InputError(f"the task '{name}={text}' has no weight; write NAME=VALUE:WEIGHT")
+    return None if value.strip().lower() == "default" else _number(name, value), _number(name, weight)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"'{text}', given for '{name}', is not a number; write it with a decimal point") from None
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("imdy-demo")) -> None:
     """Make a walking trial of a generated person, solve it with and without its plates, and show the result."""
     from imdy_plugin.demo import run_demo
