@@ -21,6 +21,9 @@ MAX_STEPS = 60
 _FIRST_DAMPING, _LIGHT = 1e-6, 1e-5
 """Damping, relative to the diagonal, of a step that is not doubted, and of the first after one that failed."""
 
+_FAR, _HEAVY = 0.3, 1e-2
+"""Step [rad or m] that leads far, and the damping after one such that failed."""
+
 _SETTLING = 0.2
 """Largest last step [rad or m] from which the second derivative is used in full, as Newton does: far away it misleads."""
 
@@ -95,7 +98,7 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
         converged = better & (left < accuracy) | (moved < accuracy)
         heavy, slow = bool((row.damping >= _LIGHT).any()), small & (ratio > _SLOW)
-        row = row.accepted(candidate, new, better, moved)
+        row = row.accepted(problem, candidate, new, better, moved)
         done = converged | (step == max_steps)
         if bool(done.any()):
             ended = row.index[done]
@@ -154,9 +157,14 @@ class _Rows:
             curvature[chosen] = fresh.curvature
         return replace(self, normal=normal, curvature=curvature)
 
-    def accepted(self, q: Tensor, new: Linearization, better: Tensor, moved: Tensor) -> _Rows:
-        """Where the step was ``better`` it is taken and the damping lessened, elsewhere that grows."""
-        damping = torch.where(better, (self.damping / 10.0).clamp(min=_FIRST_DAMPING), (self.damping * 10.0).clamp(min=_LIGHT))
+    def accepted(self, problem: MarkerProblem, q: Tensor, new: Linearization, better: Tensor, moved: Tensor) -> _Rows:
+        """Where the step was ``better`` it is taken, elsewhere not; the damping follows from how well the fall was foretold (Nielsen 1999)."""
+        step = (q - self.q)[problem.free]
+        foretold = (step * (self.descent + self.damping * self.normal.diagonal(dim1=1, dim2=2).mT * step)).sum(dim=0)
+        gain = (self.cost - new.cost) / foretold.clamp(min=1e-300)
+        lessened = (self.damping * (1.0 - (2.0 * gain - 1.0) ** 3).clamp(0.3, 2.0)).clamp(min=_FIRST_DAMPING)
+        least = torch.where((moved > _FAR) & (self.damping < _LIGHT), _HEAVY, _LIGHT).to(moved)
+        damping = torch.where(better, lessened, torch.maximum(self.damping * 5.0, least))
         normal = self.normal if new.normal is None else torch.where(better[:, None, None], new.normal, self.normal)
         curvature = self.curvature if new.curvature is None else torch.where(better[:, None, None], new.curvature, self.curvature)
         q, cost, descent = torch.where(better, q, self.q), torch.where(better, new.cost, self.cost), torch.where(better, new.descent, self.descent)
@@ -185,17 +193,17 @@ def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tupl
         free = (~blocked).to(matrix.dtype).mT
         matrix = matrix * free[:, :, None] * free[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1.0 - free)
-    matrix.diagonal(dim1=1, dim2=2).add_(row.damping[:, None] * row.normal.diagonal(dim1=1, dim2=2))
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    bent = failed != 0
+    damped = row.damping[:, None] * row.normal.diagonal(dim1=1, dim2=2)
+    bent = torch.linalg.cholesky_ex(matrix)[1] != 0
     if bool(bent.any()):
-        factor[bent] = _factor_of_bent(matrix[bent])
-    return factor, blocked
+        matrix[bent] = _bent_up(matrix[bent])
+    matrix.diagonal(dim1=1, dim2=2).add_(damped)
+    return torch.linalg.cholesky_ex(matrix)[0], blocked
 
 
-def _factor_of_bent(matrix: Tensor) -> Tensor:
-    """Cholesky factors of matrices made positive: what curves down is taken to curve up as much, so that a step leads out of a ridge."""
+def _bent_up(matrix: Tensor) -> Tensor:
+    """Matrices made positive: what curves down is taken to curve up as much, so that a step leads out of a ridge."""
     size, direction = torch.linalg.eigh(matrix)
     size = torch.maximum(size.abs(), _FLATTEST * size[:, -1:])
-    factor: Tensor = torch.linalg.cholesky_ex((direction * size[:, None]) @ direction.mT)[0]
-    return factor
+    bent: Tensor = (direction * size[:, None]) @ direction.mT
+    return bent

@@ -225,16 +225,15 @@ class _Fitter:
             suspects = self._suspects(out, jump)
             if not suspects.size:
                 break
-            changed = False
-            for shift in (-1, 1):
-                source = np.clip(suspects + shift, 0, len(out.frames) - 1)
-                again = self.fit(out.q[source], out.frames[suspects], accuracy=accuracy)
-                smoother = np.abs(again.q - out.q[source]).max(axis=1) < np.abs(out.q[suspects] - out.q[source]).max(axis=1) - 0.1
-                better = (again.cost < 0.999 * out.cost[suspects] - 1e-9) | (smoother & (again.cost < 1.000001 * out.cost[suspects] + 1e-9))
-                out = _replaced(out, suspects[better], again, better)
-                changed |= bool(better.any())
-            if not changed:
+            source = np.clip(np.concatenate([suspects - 1, suspects + 1]), 0, len(out.frames) - 1)
+            rows = np.tile(suspects, 2)
+            again = self.fit(out.q[source], out.frames[rows], accuracy=accuracy)
+            smoother = np.abs(again.q - out.q[source]).max(axis=1) < np.abs(out.q[rows] - out.q[source]).max(axis=1) - 0.1
+            better = (again.cost < 0.999 * out.cost[rows] - 1e-9) | (smoother & (again.cost < 1.000001 * out.cost[rows] + 1e-9))
+            best = np.flatnonzero(better)[np.argsort(-again.cost[better], kind="stable")]
+            if not best.size:
                 break
+            out = _replaced(out, rows[best], again, best)
         return out
 
     def _suspects(self, poses: _Poses, jump: float) -> IntArray:
@@ -340,7 +339,7 @@ class _Fitter:
         return resolved
 
 
-def _replaced(poses: _Poses, rows: IntArray, by: _Poses, chosen: BoolArray) -> _Poses:
+def _replaced(poses: _Poses, rows: IntArray, by: _Poses, chosen: IntArray) -> _Poses:
     q, cost, steps, converged = poses.q.copy(), poses.cost.copy(), poses.steps.copy(), poses.converged.copy()
     q[rows], cost[rows], steps[rows], converged[rows] = by.q[chosen], by.cost[chosen], by.steps[chosen], by.converged[chosen]
     return _Poses(poses.frames, q, cost, steps, converged)
