@@ -10,7 +10,7 @@ the recording, in which all joints are then sought from the model's default; the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def fit_markers(
     keys = fitter.fit_keys(_spread(time, fitted, fitter.visible))
     value = _between(time, keys)
     found = fitter.repaired(fitter.fit(value[fitted], fitted), 0.35, accuracy)
-    value[fitted] = found.q
+    value[fitted] = fitter.unwound(found.q)
     if smoothing > 0.0:
         for part in np.split(fitted, np.flatnonzero(np.diff(time[fitted]) > LONGEST_BRIDGE) + 1):
             value[part] = smooth_fit(fitter.problem, time, value[part], part, smoothing, accuracy)
@@ -187,6 +187,7 @@ class _Fitter:
         target = body.tensor(positions).permute(2, 1, 0)
         self.problem = MarkerProblem(body, names, target, body.tensor(weights), torch.as_tensor(mechanics.locked), lower, upper, drawn)
         self.angles = np.array([unit == "N m" for unit in mechanics.units])
+        self.turning = _turns_freely(mechanics) & ~np.isin(np.arange(len(self.angles)), [task.coordinate for task in drawn])
         self.root = [mechanics.coordinates.index(n) for n in mechanics.root_coordinates]
 
     def fit(self, start: FloatArray, frames: IntArray, columns: BoolArray | None = None, accuracy: float | None = None, max_steps: int = MAX_STEPS) -> _Poses:
@@ -212,7 +213,17 @@ class _Fitter:
         """Poses of a few frames from nothing: the root placed first, then all joints from the model's default."""
         start = np.tile(self.mechanics.couple(self.mechanics.default_values), (len(frames), 1))
         placed = self._place_root(start, frames)
-        return self.repaired(self.fit(placed, frames, accuracy=_KEY_ACCURACY), 1.5, _KEY_ACCURACY)
+        found = self.fit(placed, frames, accuracy=_KEY_ACCURACY)
+        keys = self.repaired(replace(found, q=self.unwound(found.q)), 1.5, _KEY_ACCURACY)
+        return replace(keys, q=self.unwound(keys.q))
+
+    def unwound(self, q: FloatArray) -> FloatArray:
+        """The same poses ``(frame, coordinate)`` without leaps of whole turns, near the model's default."""
+        out = q.copy()
+        out[:, self.turning] = np.unwrap(q[:, self.turning], axis=0)
+        turns = (np.median(out, axis=0) - self.mechanics.default_values) / (2.0 * np.pi)
+        out[:, self.turning] -= 2.0 * np.pi * np.round(turns)[self.turning]
+        return out
 
     def repaired(self, poses: _Poses, jump: float, accuracy: float) -> _Poses:
         """Poses that stand out from their neighbours, sought again from these; the better fit is kept.
@@ -337,6 +348,16 @@ class _Fitter:
             out[doubtful] = part
         resolved: BoolArray = out.cpu().numpy()
         return resolved
+
+
+def _turns_freely(mechanics: BodyMechanics) -> BoolArray:
+    """Whether a whole turn of a coordinate leaves every pose as it is ``(coordinate,)``: it is an angle, without limits, of one axis."""
+    tree = mechanics.body.tree
+    axes = [[m for m in tree.movers if c in m.weights] for c in range(len(mechanics.coordinates))]
+    leaders = {leader for coupling in tree.couplings for leader in coupling.weights} | set(mechanics.couplings)
+    plain = [len(found) == 1 and found[0].rotates and found[0].is_identity and c not in leaders for c, found in enumerate(axes)]
+    free: BoolArray = np.array(plain, bool) & np.isinf(mechanics.bounds).all(axis=1) & ~mechanics.locked
+    return free
 
 
 def _replaced(poses: _Poses, rows: IntArray, by: _Poses, chosen: IntArray) -> _Poses:

@@ -58,7 +58,7 @@ class RootJoint:
         """The root joint of a body, or None where its coordinates do not follow so."""
         movers = [m for m in tree.movers if m.body == body]
         turning, sliding = ([m for m in movers if m.rotates is kind] for kind in (True, False))
-        plain = all(_is_identity(m) for m in movers) and all(np.allclose(m.frame, np.eye(3)) for m in turning[1:])
+        plain = all(m.is_identity for m in movers) and all(np.allclose(m.frame, np.eye(3)) for m in turning[1:])
         square = len(turning) == 3 and len(sliding) == 3 and all(np.allclose(a.T @ a, np.eye(3)) for a in (_axes(turning), _axes(sliding)))
         if tree.parent[body] != -1 or not (plain and square):
             return None
@@ -89,12 +89,6 @@ class RootJoint:
         """Indices of the coordinates of the rotations and of the translations."""
         turning, sliding = ([next(iter(m.weights)) for m in movers] for movers in (self.turning, self.sliding))
         return turning, sliding
-
-
-def _is_identity(mover: Mover) -> bool:
-    coefficients = mover.function.coefficients
-    is_line = not len(mover.function.breaks) and coefficients.shape[1] == 2 and np.array_equal(coefficients[0], [0.0, 1.0])
-    return is_line and not mover.function.origins.any() and list(mover.weights.values()) == [1.0]
 
 
 def _axes(movers: tuple[Mover, ...] | list[Mover]) -> FloatArray:

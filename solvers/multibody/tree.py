@@ -54,6 +54,13 @@ class Mover:
     function: PiecewisePolynomial
     weights: dict[int, float]
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether its angle or distance is one coordinate itself."""
+        coefficients = self.function.coefficients
+        is_line = not len(self.function.breaks) and coefficients.shape[1] == 2 and np.array_equal(coefficients[0], [0.0, 1.0])
+        return is_line and not self.function.origins.any() and list(self.weights.values()) == [1.0]
+
 
 @dataclass(frozen=True)
 class Coupling:
