@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.progress import report_progress
+from imdy_plugin.solvers.multibody.chunks import one_thread
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.multibody import Multibody
@@ -391,13 +393,14 @@ def fit_size(problem: SizeProblem) -> SizeFit:
         The markers do not tell where the model is in any frame.
     """
     size = overall_size(problem.model, problem.names, problem.measured)
-    state = _Fit(problem, problem.start(size), size)
-    for step in range(_MAX_STEPS):
-        report_progress("fitting the size", step, _MAX_STEPS)
-        if state.step():
-            break
-    report_progress("fitting the size", _MAX_STEPS, _MAX_STEPS)
-    return state.result(step + 1)
+    with one_thread():
+        state = _Fit(problem, problem.start(size), size)
+        for step in range(_MAX_STEPS):
+            report_progress("fitting the size", step, _MAX_STEPS)
+            if state.step():
+                break
+        report_progress("fitting the size", _MAX_STEPS, _MAX_STEPS)
+        return state.result(step + 1)
 
 
 class _Fit:
@@ -507,13 +510,14 @@ class _Equations:
         gradient = np.einsum("frc,fr->fc", by_pose, error) + pull_gradient
         held = (at_limit[0] & (gradient > 0)) | (at_limit[1] & (gradient < 0))
         by_pose = np.where(held[:, None, :], 0.0, by_pose)
-        pose = by_pose.transpose(0, 2, 1) @ by_pose
+        transposed = by_pose.transpose(0, 2, 1)
+        pose = _product(transposed, by_pose)
         diagonal = np.arange(pose.shape[1])
         pose[:, diagonal, diagonal] += pull + held
-        mixed = by_pose.transpose(0, 2, 1) @ by_shared
+        mixed = _product(transposed, by_shared)
         flat = by_shared.reshape(-1, by_shared.shape[-1])
         shared_gradient = flat.T @ error.ravel() + prior_gradient
-        return cls(pose, mixed, flat.T @ flat + precision, np.where(held, 0.0, gradient), shared_gradient)
+        return cls(pose, mixed, _product(flat.T, flat) + precision, np.where(held, 0.0, gradient), shared_gradient)
 
     def solve(self, damping: float) -> tuple[FloatArray, FloatArray]:
         """Damped Gauss-Newton step: of the poses ``(frame, coordinate)`` and of what frames share."""
@@ -521,14 +525,26 @@ class _Equations:
         rows = np.arange(pose.shape[1])
         pose[:, rows, rows] *= 1.0 + damping
         shared[np.diag_indices_from(shared)] *= 1.0 + damping
-        solved = np.linalg.solve(pose, np.concatenate([self.mixed, self.pose_gradient[..., None]], axis=-1))
-        reduced = shared - np.einsum("fci,fcj->ij", self.mixed, solved[..., :-1])
-        change = -np.linalg.solve(reduced, self.shared_gradient - np.einsum("fci,fc->i", self.mixed, solved[..., -1]))
+        solved = _solution(pose, np.concatenate([self.mixed, self.pose_gradient[..., None]], axis=-1))
+        shares = len(self.shared)
+        eliminated = _product(self.mixed.reshape(-1, shares).T, solved.reshape(-1, shares + 1))
+        change = -_solution(shared - eliminated[:, :-1], (self.shared_gradient - eliminated[:, -1])[:, None])[:, 0]
         return -solved[..., -1] - solved[..., :-1] @ change, change
 
     def covariance(self, count: int) -> FloatArray:
         """Covariance of the first ``count`` of what frames share."""
-        solved = np.linalg.solve(self.pose, self.mixed)
-        reduced = self.shared - np.einsum("fci,fcj->ij", self.mixed, solved)
-        inverse: FloatArray = np.linalg.inv(reduced)[:count, :count]
-        return inverse
+        shares = len(self.shared)
+        solved = _solution(self.pose, self.mixed)
+        reduced = self.shared - _product(self.mixed.reshape(-1, shares).T, solved.reshape(-1, shares))
+        return _solution(reduced, np.eye(shares))[:count, :count]
+
+
+def _product(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Matrix product by torch, whose threads can be told to rest."""
+    product: FloatArray = (torch.from_numpy(np.ascontiguousarray(a)) @ torch.from_numpy(np.ascontiguousarray(b))).numpy()
+    return product
+
+
+def _solution(matrix: FloatArray, right: FloatArray) -> FloatArray:
+    solved: FloatArray = torch.linalg.solve(torch.from_numpy(matrix), torch.from_numpy(np.ascontiguousarray(right))).numpy()
+    return solved

@@ -567,7 +567,7 @@ def person(loose: Any) -> Any:
     return scale_model(loose, every, 71.0, preserve_mass_distribution=True)
 
 
-def moving(person: Any, frames: int = 6, noise: float = 0.0, seed: int = 0) -> Any:
+def moving(person: Any, frames: int = 4, noise: float = 0.0, seed: int = 0) -> Any:
     """Markers of somebody who bends all joints."""
     rng = np.random.default_rng(seed)
     mechanics = OpenSimMechanics(person)
@@ -632,7 +632,7 @@ def rms_of_another_movement(model: Any, person: Any) -> float:
 
 
 def test_size_is_found_from_movement_alone(loose: Any, person: Any) -> None:
-    found = scale(loose, moving(person), mass=71.0)
+    found = scale(loose, moving(person, 8), mass=71.0)
     for body, truth in PERSON.items():
         assert (np.abs(np.log(found.factors[body]) - np.log(truth)) < 2.5 * np.array(found.uncertainty[body])).all(), body
         assert found.factors[body] == found.factors[body.replace("_r", "_l")]
@@ -655,7 +655,7 @@ def test_what_no_marker_tells_follows_the_body(loose: Any) -> None:
 
 def test_left_and_right_may_differ_when_asked(loose: Any, person: Any) -> None:
     longer = scale_model(loose, {"femur_r": [1.0, 1.1, 1.0], "femur_l": [1.0, 1.0, 1.0]}, 70.0, preserve_mass_distribution=True)
-    found = scale(loose, moving(longer), mass=70.0, symmetric=False)
+    found = scale(loose, moving(longer, 8), mass=70.0, symmetric=False)
     assert found.factors["femur_r"][1] - found.factors["femur_l"][1] == pytest.approx(0.1, abs=0.03)
 
 
@@ -688,9 +688,9 @@ def test_recordings_are_pooled_and_gaps_are_no_obstacle(loose: Any, person: Any)
 
 
 def test_a_marker_that_is_hardly_ever_seen_stays_in_the_model(loose: Any, person: Any) -> None:
-    motion = moving(person, 40)
+    motion = moving(person, 16)
     motion["marker_position"].loc[{"marker": "RTH1"}] = np.nan
-    motion["marker_position"].values[1, [str(n) for n in motion["marker"].values].index("RTH1")] = 1.0
+    motion["marker_position"].values[7, [str(n) for n in motion["marker"].values].index("RTH1")] = 1.0
     with pytest.warns(DataWarning, match="not seen in the frames that are fitted.*RTH1"):
         found = scale(loose, motion, mass=70.0)
     assert "RTH1" in locations(found.native) and "RTH1" not in found.moved
