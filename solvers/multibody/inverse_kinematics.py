@@ -260,9 +260,17 @@ class _Fitter:
     def rms(self, q: FloatArray, frames: IntArray) -> FloatArray:
         """Root mean square distance ``(frame,)`` [m] of the visible markers that count."""
         chosen = [i for i, weight in enumerate(self.weights) if weight > 0]
-        distance = self.positions[frames][:, chosen] - self.mechanics.marker_positions(q, [self.names[i] for i in chosen])
-        out: FloatArray = np.sqrt(np.nanmean((distance**2).sum(axis=2), axis=1))
-        return out
+        names = [self.names[i] for i in chosen]
+
+        def of(part: slice) -> FloatArray:
+            model = self.mechanics.body.marker_positions(self.mechanics.body.tensor(q[part]), names).cpu().numpy()
+            squared = ((self.positions[frames[part]][:, chosen] - model) ** 2).sum(axis=2)
+            seen = np.isfinite(squared)
+            count = seen.sum(axis=1)
+            mean: FloatArray = np.where(seen, squared, 0.0).sum(axis=1) / np.where(count > 0, count, np.nan)
+            return np.sqrt(mean)
+
+        return np.concatenate(list(map_chunks(of, len(frames), self.mechanics.body.device)))
 
     def _place_root(self, start: FloatArray, frames: IntArray) -> FloatArray:
         """Root coordinates in closed form where its joint allows it, else the best of a few turns."""
@@ -289,7 +297,8 @@ class _Fitter:
         own_rotation, own_origin, own = align(local[on_root], measured[:, on_root])
         rotation[own], origin[own] = own_rotation[own], own_origin[own]
         good = np.flatnonzero(own | known)
-        nearest = good[np.abs(good[None] - np.arange(len(frames))[:, None]).argmin(axis=1)] if good.size else np.arange(len(frames))
+        after = np.clip(np.searchsorted(good, np.arange(len(frames))), 0, max(good.size - 1, 0))
+        nearest = good[after] if good.size else np.arange(len(frames))
         return rotation[nearest], origin[nearest]
 
     def _body_of(self, marker: str) -> str:
