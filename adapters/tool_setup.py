@@ -61,7 +61,7 @@ class ToolSetup:
         tool = root if root.tag == tag else root.find(tag)
         if tool is None:
             held = next((child.tag for child in root), root.tag) if root.tag == "OpenSimDocument" else root.tag
-            raise FileFormatError(self.file, f"holds a {held}, not {'an' if tag[0] in 'AEIOU' else 'a'} {tag}", f"give the setup file of {purpose}")
+            raise FileFormatError(self.file, f"holds {_with_article(held)}, not {_with_article(tag)}", f"give the setup file of {purpose}")
         self.tool: Element = tool
 
     def part(self, tag: str) -> Element:
@@ -134,6 +134,10 @@ class ToolSetup:
         if not 0 <= weight < math.inf:
             raise FileFormatError(self.file, f"the weight of '{element.get('name', '')}' is {weight}", "write a number from zero up")
         return weight
+
+
+def _with_article(word: str) -> str:
+    return f"{'an' if word[:1] in 'AEIOU' else 'a'} {word}"
 
 
 def _plain(text: str) -> Path:

@@ -67,6 +67,7 @@ def inverse_kinematics(
         one for each frame of the recording, or None for the model's default. They join or replace those of the setup.
     smoothing
         Weight of the coordinates' squared accelerations [m^2 s^4/rad^2] beside the weighted *sum* of squared distances; 0 smooths nothing.
+        Steps and convergence are then those of the fit that it starts from.
     accuracy
         A frame is finished when no coordinate is further than this from where it would end [rad or m]. A setup's own is not used.
     setup

@@ -252,7 +252,7 @@ def test_setup_is_read_with_its_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("InverseKinematicsTool", "InverseDynamicsTool", "holds a InverseDynamicsTool, not an InverseKinematicsTool"),
+        ("InverseKinematicsTool", "InverseDynamicsTool", "holds an InverseDynamicsTool, not an InverseKinematicsTool"),
         ("<weight>1.0</weight>", "<weight>-1</weight>", "weight of 'A' is -1"),
         ("<weight>1.0</weight>", "<weight>0</weight>", "gives no marker a weight"),
         ("<apply>true</apply>", "<apply>perhaps</apply>", "apply is 'perhaps'"),
@@ -299,7 +299,7 @@ def test_command_writes_what_opensim_reads_and_a_report(walk: dict[str, Path], n
     assert len(rows) == motion.sizes["time"] and rows[0]["converged"] == "1"
     np.testing.assert_allclose([float(row["rms_m"]) for row in rows], motion["marker_rms"], atol=1e-6)
     assert any(row["C7_m"] == "" for row in rows) and float(rows[-1]["C7_m"]) == pytest.approx(float(motion["marker_error"].sel(marker="C7")[-1]), abs=1e-6)
-    worst = str(motion["marker"].values[int(motion["marker_error"].mean("time").argmax())])
+    worst = str(motion["marker"].values[int(motion["marker_error"].mean("time").values.argmax())])
     for part in (f"{motion.sizes['time']}, ", f"{worst} ", "100 % of", "0 frames bridged", "noisy_ik.mot"):
         assert part in text
 
