@@ -153,6 +153,18 @@ def test_a_task_draws_a_coordinate(body: BodyMechanics, motion: tuple[np.ndarray
         fit_markers(body, time, body.markers, positions, tasks={"knee_angel_r": (0.0, 1.0)})
 
 
+def test_a_task_tells_what_no_marker_does(body: BodyMechanics, motion: tuple[np.ndarray, ...], model: xr.Dataset) -> None:
+    time, _, positions = motion
+    owner = dict(zip(model["marker"].values.tolist(), model["marker_body"].values.tolist(), strict=True))
+    legs = [i for i, name in enumerate(body.markers) if owner[name].startswith(("pelvis", "femur", "tibia", "talus", "calcn", "toes"))]
+    names = [body.markers[i] for i in legs]
+    elbow = body.coordinates.index("elbow_flex_r")
+    plain = fit_markers(body, time, names, positions[:, legs])
+    drawn = fit_markers(body, time, names, positions[:, legs], tasks={"elbow_flex_r": (0.7, 1.0)})
+    assert "elbow_flex_r" in plain.never_seen and np.allclose(plain.value[:, elbow], body.default_values[elbow])
+    assert "elbow_flex_r" not in drawn.never_seen and np.allclose(drawn.value[:, elbow], 0.7, atol=1e-4)
+
+
 def test_a_follower_with_markers_pulls_its_leader(model: xr.Dataset, motion: tuple[np.ndarray, ...]) -> None:
     coupling = '{"coordinates": ["knee_angle_r"], "function": {"type": "LinearFunction", "coefficients": [0.5, 0.1]}, "scale": 1.0}'
     texts = [coupling if name == "ankle_angle_r" else text for name, text in zip(model["coordinate"].values, model["coordinate_coupling"].values, strict=True)]

@@ -254,7 +254,7 @@ class _Fitter:
         bend = np.zeros(len(angle))
         bend[1:-1] = np.abs(angle[1:-1] - 0.5 * (angle[:-2] + angle[2:])).max(axis=1, initial=0.0)
         bend[[0, -1]] = 0.5 * np.abs(angle[[1, -2]] - angle[[0, -1]]).max(axis=1, initial=0.0)
-        rms = np.sqrt(poses.cost / np.maximum(self.visible[poses.frames] @ self.weights, 1e-12))
+        rms = np.sqrt(np.maximum(poses.cost, 0.0) / np.maximum(self.visible[poses.frames] @ self.weights, 1e-12))
         return np.flatnonzero((bend > jump) | (rms > 1.5 * float(np.median(rms)) + 0.005))
 
     def rms(self, q: FloatArray, frames: IntArray) -> FloatArray:
@@ -333,6 +333,8 @@ class _Fitter:
         resolved = np.concatenate(list(parts))
         out[np.ix_(fitted, free)] = resolved[which.ravel()]
         out[np.ix_(fitted, np.flatnonzero(self.mechanics.locked))] = True
+        for task in self.problem.tasks:
+            out[fitted, task.coordinate] |= np.isfinite(task.value.cpu().numpy())[fitted]
         out[fitted] |= self.drawn[fitted]
         for follower, leader in self.mechanics.couplings.items():
             out[:, follower] = out[:, leader]
