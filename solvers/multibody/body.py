@@ -59,8 +59,26 @@ class Kinematics:
     def __init__(self, shape: torch.Size, rotation: Tensor, position: Tensor, reference: Tensor, motion: Spatial) -> None:
         self._shape = shape
         self.inner_rotation, self.inner_position, self.inner_reference, self.inner_motion = rotation, position, reference, motion
-        self.inner_velocity: Spatial | None = None
-        self.inner_acceleration: Spatial | None = None
+        self._velocity: Spatial | None = None
+        self._acceleration: Spatial | None = None
+
+    @property
+    def inner_velocity(self) -> Spatial:
+        """Spatial velocities of the bodies."""
+        return _given(self._velocity, "velocities")
+
+    @inner_velocity.setter
+    def inner_velocity(self, value: Spatial) -> None:
+        self._velocity = value
+
+    @property
+    def inner_acceleration(self) -> Spatial:
+        """Spatial accelerations of the bodies."""
+        return _given(self._acceleration, "accelerations")
+
+    @inner_acceleration.setter
+    def inner_acceleration(self, value: Spatial) -> None:
+        self._acceleration = value
 
     @property
     def rotation(self) -> Tensor:
@@ -77,11 +95,23 @@ class Kinematics:
         return self.outer(self.inner_points(body, location))
 
     def point_velocities(self, body: Tensor, location: Tensor) -> Tensor:
-        """Velocities ``(..., point, 3)`` [m/s] of such points."""
+        """Velocities ``(..., point, 3)`` [m/s] of such points.
+
+        Raises
+        ------
+        InputError
+            The motion was computed without rates.
+        """
         return self.outer(self._point_velocities(body, self._arms(body, location)))
 
     def point_accelerations(self, body: Tensor, location: Tensor) -> Tensor:
-        """Accelerations ``(..., point, 3)`` [m/s^2] of such points: ``a = a0 + alpha x r + omega x v``."""
+        """Accelerations ``(..., point, 3)`` [m/s^2] of such points: ``a = a0 + alpha x r + omega x v``.
+
+        Raises
+        ------
+        InputError
+            The motion was computed without rates or without their derivatives.
+        """
         return self.outer(self.inner_point_accelerations(body, location))
 
     def outer(self, inner: Tensor) -> Tensor:
@@ -95,7 +125,6 @@ class Kinematics:
 
     def inner_point_accelerations(self, body: Tensor, location: Tensor) -> Tensor:
         """Accelerations ``(3, point, frame)``."""
-        assert self.inner_velocity is not None and self.inner_acceleration is not None
         arm = self._arms(body, location)
         acceleration = self.inner_acceleration
         moved = acceleration.linear[:, body] + cross(acceleration.angular[:, body], arm)
@@ -105,8 +134,13 @@ class Kinematics:
         return self.inner_points(body, location) - self.inner_reference[:, None]
 
     def _point_velocities(self, body: Tensor, arm: Tensor) -> Tensor:
-        assert self.inner_velocity is not None
         return self.inner_velocity.linear[:, body] + cross(self.inner_velocity.angular[:, body], arm)
+
+
+def _given(part: Spatial | None, what: str) -> Spatial:
+    if part is None:
+        raise InputError(f"{what} are not known: give kinematics the coordinates' rates{' and their derivatives' if what == 'accelerations' else ''}")
+    return part
 
 
 @dataclass(frozen=True)
@@ -347,7 +381,6 @@ class Multibody:
     def momentum(self, q: Tensor, qd: Tensor, about: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Linear [kg m/s] and angular momentum [kg m^2/s], each ``(..., 3)``; the angular about ``about (..., 3)``, else the centre of mass."""
         state = self.kinematics(q, qd)
-        assert state.inner_velocity is not None
         momentum = self._moments(state).momentum(state.inner_velocity)
         linear, angular = (part.sum(dim=1).mT.reshape(*q.shape[:-1], 3) for part in (momentum.linear, momentum.angular))
         point = self.center_of_mass(q)[0] if about is None else about
@@ -373,7 +406,6 @@ class Multibody:
     def kinetic_energy(self, q: Tensor, qd: Tensor) -> Tensor:
         """Kinetic energy ``(...)`` [J]."""
         state = self.kinematics(q, qd)
-        assert state.inner_velocity is not None
         velocity, momentum = state.inner_velocity, self._moments(state).momentum(state.inner_velocity)
         return 0.5 * (velocity.angular * momentum.angular + velocity.linear * momentum.linear).sum(dim=(0, 1)).reshape(q.shape[:-1])
 
@@ -576,7 +608,6 @@ class Multibody:
 
     def _body_wrenches(self, state: Kinematics) -> Spatial:
         """Force, and moment about the reference, that move each body so, gravity apart."""
-        assert state.inner_velocity is not None and state.inner_acceleration is not None
         acceleration = state.inner_point_accelerations(self._every_body, self.body_center_of_mass)
         force = self.body_mass[:, None] * (acceleration - self.gravity[:, None, None])
         back, inertia = state.inner_rotation.transpose(0, 1), self.body_inertia.permute(1, 2, 0)[..., None]

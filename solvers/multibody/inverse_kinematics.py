@@ -45,6 +45,9 @@ _KEY_SPACING = 0.08
 _KEY_ACCURACY = 5e-3
 """How near to their end these are brought [rad or m]; the frames between start from them."""
 
+_REPAIRS = 20
+"""Most times that odd poses are sought again; a stretch of them is mended from its ends."""
+
 _RESOLVED = 0.9
 _SINGULAR = 1e-8
 _ALL_RESOLVED = 1e7
@@ -226,18 +229,18 @@ class _Fitter:
         return out
 
     def repaired(self, poses: _Poses, jump: float, accuracy: float) -> _Poses:
-        """Poses that stand out from their neighbours, sought again from these; the better fit is kept.
+        """Poses that stand out from their neighbours, sought again from these and from the nearest that do not; the better fit is kept.
 
         A frame stands out whose markers fit much worse, or in which an angle is further than ``jump`` [rad] from the mean of both
         neighbours'.
         """
         out = poses
-        for _ in range(6):
+        for _ in range(_REPAIRS):
             suspects = self._suspects(out, jump)
             if not suspects.size:
                 break
-            source = np.clip(np.concatenate([suspects - 1, suspects + 1]), 0, len(out.frames) - 1)
-            rows = np.tile(suspects, 2)
+            source = np.concatenate([suspects - 1, suspects + 1, *_nearest_of_the_rest(suspects, len(out.frames))])
+            source, rows = np.clip(source, 0, len(out.frames) - 1), np.tile(suspects, 4)
             again = self.fit(out.q[source], out.frames[rows], accuracy=accuracy)
             smoother = np.abs(again.q - out.q[source]).max(axis=1) < np.abs(out.q[rows] - out.q[source]).max(axis=1) - 0.1
             better = (again.cost < 0.999 * out.cost[rows] - 1e-9) | (smoother & (again.cost < 1.000001 * out.cost[rows] + 1e-9))
@@ -333,8 +336,6 @@ class _Fitter:
         resolved = np.concatenate(list(parts))
         out[np.ix_(fitted, free)] = resolved[which.ravel()]
         out[np.ix_(fitted, np.flatnonzero(self.mechanics.locked))] = True
-        for task in self.problem.tasks:
-            out[fitted, task.coordinate] |= np.isfinite(task.value.cpu().numpy())[fitted]
         out[fitted] |= self.drawn[fitted]
         for follower, leader in self.mechanics.couplings.items():
             out[:, follower] = out[:, leader]
@@ -359,6 +360,15 @@ class _Fitter:
             out[doubtful] = part
         resolved: BoolArray = out.cpu().numpy()
         return resolved
+
+
+def _nearest_of_the_rest(chosen: IntArray, count: int) -> tuple[IntArray, IntArray]:
+    """The nearest index before and after each chosen one that is not chosen itself; at the ends the other, without any itself."""
+    rest = np.setdiff1d(np.arange(count), chosen)
+    if not rest.size:
+        return chosen, chosen
+    after = np.searchsorted(rest, chosen)
+    return rest[np.clip(after - 1, 0, rest.size - 1)], rest[np.clip(after, 0, rest.size - 1)]
 
 
 def _turns_freely(mechanics: BodyMechanics) -> BoolArray:

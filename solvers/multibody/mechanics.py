@@ -38,16 +38,19 @@ def body_mechanics(model: xr.Dataset, *, simbody_rates: bool = False) -> BodyMec
         The model holds what cannot be represented; the error names it, and says which solver takes the model nevertheless.
     """
     key = model_digest(model), simbody_rates
-    if key not in _compiled:
-        try:
-            _compiled[key] = BodyMechanics(model, simbody_rates=simbody_rates)
-        except InputError as error:
-            hint = "solver 'opensim' can take such a model, with joint coordinates and measured ground forces"
-            raise InputError(f"model '{model.attrs['name']}': {error}; {hint}") from error
-        while len(_compiled) > _KEPT_MODELS:
-            _compiled.popitem(last=False)
-    _compiled.move_to_end(key)
-    return _compiled[key]
+    mechanics = _compiled.pop(key, None) or _compile(model, simbody_rates)
+    _compiled[key] = mechanics
+    while len(_compiled) > _KEPT_MODELS:
+        _compiled.popitem(last=False)
+    return mechanics
+
+
+def _compile(model: xr.Dataset, simbody_rates: bool) -> BodyMechanics:
+    try:
+        return BodyMechanics(model, simbody_rates=simbody_rates)
+    except InputError as error:
+        hint = "solver 'opensim' can take such a model, with joint coordinates and measured ground forces"
+        raise InputError(f"model '{model.attrs['name']}': {error}; {hint}") from error
 
 
 def model_digest(model: xr.Dataset) -> str:
@@ -141,6 +144,7 @@ class BodyMechanics:
         names = [load.body for load in loads]
         self.body.index("body", names)
         parts = [np.asarray(part, float) for load in loads for part in (load.force, load.point, load.moment)]
+        # a point that is not known counts where no force acts: zero times NaN would be NaN
         still = [np.where((force != 0.0).any(axis=1, keepdims=True), point, 0.0) for force, point in zip(parts[::3], parts[1::3], strict=True)]
         parts[1::3] = still
 
@@ -236,6 +240,8 @@ class BodyMechanics:
         """Apply a function of tensors to frames, chunk by chunk."""
         states = [self._checked(values) for values in coordinates]
         inputs = [*states, *(np.asarray(a, float) for a in arrays)]
+        if len({len(values) for values in inputs}) > 1:
+            raise InputError(f"coordinates, their derivatives and loads have {', '.join(str(len(v)) for v in inputs)} frames; give as many of each")
 
         def computed(part: slice) -> list[FloatArray]:
             outputs = function(*(self.body.tensor(a[part]) for a in inputs))
