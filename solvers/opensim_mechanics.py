@@ -68,8 +68,6 @@ class OpenSimMechanics:
         whether the model holds it fixed.
     native
         The clone, without the excluded forces.
-    other_constraints
-        Names of enforced constraints that are not such couplings; nothing here heeds them.
     """
 
     def __init__(self, native_model: Any, *, only_muscles: bool = False) -> None:
@@ -84,7 +82,6 @@ class OpenSimMechanics:
         self.name = str(self.native.getName())
         self._matter = self.native.getMatterSubsystem()
         self._solver = self._opensim.InverseDynamicsSolver(self.native) if self.native.getForceSet().getSize() else None
-        self._known_stations: dict[tuple[str, ...], tuple[list[Any], Any, Any]] = {}
         self._read_names()
         self._read_couplings()
         self._read_bodies()
@@ -200,21 +197,6 @@ class OpenSimMechanics:
             out[frame] = self._locate(markers)
         return out
 
-    def marker_jacobian(self, q: ArrayLike, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
-        """Markers' positions ``(marker, 3)`` of one pose ``q (coordinate,)``, and their derivatives ``(marker, 3, coordinate)``.
-
-        Raises
-        ------
-        UnknownNameError
-            The model lacks a marker.
-        """
-        markers, mobods, stations = self._stations(tuple(names))
-        jacobian = self._opensim.Matrix()
-        self._pose_at(np.asarray(q, float))
-        self._matter.calcStationJacobian(self._state, mobods, stations, jacobian)
-        derivative = jacobian.to_numpy() @ self._rates()
-        return self._locate(markers), derivative.reshape(len(markers), 3, -1)
-
     @property
     def couplings(self) -> dict[int, int]:
         """Index of each coordinate that follows another, and of its leader."""
@@ -228,16 +210,6 @@ class OpenSimMechanics:
             values = [scale * function.calcValue(self._opensim.Vector(1, float(v))) if np.isfinite(v) else np.nan for v in led.ravel()]
             out[..., follower] = np.reshape(values, led.shape)
         return out
-
-    def coupling_slopes(self, q: FloatArray) -> FloatArray:
-        """Derivative of :meth:`couple` at one pose ``q (coordinate,)``: ``(coordinate, coordinate)``, zero columns where one follows."""
-        slopes: FloatArray = np.eye(len(self.coordinates))
-        first = self._opensim.StdVectorInt()
-        first.append(0)
-        for follower, leader, function, scale in self._couplings:
-            slopes[:, follower] = 0.0
-            slopes[follower, leader] = scale * function.calcDerivative(first, self._opensim.Vector(1, float(q[leader])))
-        return slopes
 
     def _read_names(self) -> None:
         kinds, markers = coordinate_kinds(self.native), self.native.getMarkerSet()
@@ -279,7 +251,6 @@ class OpenSimMechanics:
     def _read_couplings(self) -> None:
         constraints = self.native.getConstraintSet()
         self._couplings: list[tuple[int, int, Any, float]] = []
-        self.other_constraints: list[str] = []
         for constraint in (constraints.get(i) for i in range(constraints.getSize())):
             coupler = self._opensim.CoordinateCouplerConstraint.safeDownCast(constraint)
             leaders = coupler.getIndependentCoordinateNames() if coupler is not None else None
@@ -288,8 +259,6 @@ class OpenSimMechanics:
                 factor = coupler.getPropertyByName("scale_factor")
                 scale = float(self._opensim.PropertyHelper.getValueDouble(factor))
                 self._couplings.append((follower, self.coordinates.index(leaders.get(0)), coupler.getFunction(), scale))
-            elif constraint.get_isEnforced():
-                self.other_constraints.append(str(constraint.getName()))
 
     def _read_bodies(self) -> None:
         body_set = self.native.getBodySet()
@@ -317,16 +286,6 @@ class OpenSimMechanics:
                 raise UnknownNameError("marker", name, self.markers, "in this model")
         marker_set = self.native.getMarkerSet()
         return [marker_set.get(name) for name in names]
-
-    def _stations(self, names: tuple[str, ...]) -> tuple[list[Any], Any, Any]:
-        if names not in self._known_stations:
-            markers = self._find_markers(names)
-            mobods, stations = self._opensim.SimTKArrayMobilizedBodyIndex(), self._opensim.SimTKArrayVec3()
-            for frame, marker in ((m.getParentFrame(), m) for m in markers):
-                mobods.push_back(frame.getMobilizedBodyIndex())
-                stations.push_back(frame.findTransformInBaseFrame().shiftFrameStationToBase(marker.get_location()))
-            self._known_stations[names] = markers, mobods, stations
-        return self._known_stations[names]
 
     def _locate(self, markers: Sequence[Any]) -> FloatArray:
         return np.array([marker.getLocationInGround(self._state).to_numpy() for marker in markers]).reshape(-1, 3)

@@ -143,16 +143,6 @@ def kinetic_energy(mechanics: OpenSimMechanics, q: np.ndarray, qd: np.ndarray) -
     return np.array(out)
 
 
-def test_marker_jacobian_is_the_derivative(person: OpenSimMechanics, moving: tuple[np.ndarray, ...]) -> None:
-    q, names = moving[0][0], person.markers[:5]
-    position, derivative = person.marker_jacobian(q, names)
-    np.testing.assert_allclose(position, person.marker_positions(q[None], names)[0], atol=1e-12)
-    for column in range(len(q)):
-        step = 1e-6 * np.eye(len(q))[column]
-        ends = person.marker_positions(np.stack([q - step, q + step]), names)
-        np.testing.assert_allclose((ends[1] - ends[0]) / 2e-6, derivative[:, :, column], atol=1e-7)
-
-
 def test_frames_with_nan_come_out_nan_and_leave_the_others_alone(person: OpenSimMechanics, moving: tuple[np.ndarray, ...]) -> None:
     q = moving[0].copy()
     q[3, 2] = np.nan

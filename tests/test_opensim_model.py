@@ -143,7 +143,6 @@ def test_couplings_are_told(person_file: Path) -> None:
     assert told == {"coordinates": ["hip_coord_0"], "function": {"type": "LinearFunction", "coefficients": [-0.5, 0.1]}, "scale": 1.0}
     mechanics = OpenSimMechanics(model)
     np.testing.assert_allclose(mechanics.couple(np.array([[0.4, 9.0]])), [[0.4, -0.1]])
-    np.testing.assert_allclose(mechanics.coupling_slopes(np.array([0.4, 9.0])), [[1, 0], [-0.5, 0]])
 
 
 @pytest.mark.parametrize(("flip", "sign"), [(False, 1), (True, -1)])
