@@ -6,7 +6,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from imdy_plugin._opensim import find_feet
 from imdy_plugin.adapters.b3d_bytes import MISSING_REASONS, B3dFile, B3dTrial, read_b3d_bytes
 from imdy_plugin.adapters.force_plates import CONTACT_THRESHOLD, Plate, clean_contact
-from imdy_plugin.adapters.marker_checks import FOOT_NAMES, find_landmarks, frozen_markers, unique_labels
+from imdy_plugin.adapters.marker_checks import foot_tracks, frozen_markers, unique_labels
 from imdy_plugin.adapters.plate_assignment import assign_plates_to_feet
 from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
 from imdy_plugin.interfaces import LoadedModel, MarkerReader, ModelAdapter
@@ -160,7 +159,7 @@ class B3dReader(MarkerReader):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # the same markers' warnings come from read()
             motion = self._markers(file, trial)
-        return assign_plates_to_feet(plates, self._feet(file, motion), source=file.path)
+        return assign_plates_to_feet(plates, foot_tracks(motion, self.foot_bodies, file.path), source=file.path)
 
     def _plate(self, file: B3dFile, trial: B3dTrial, index: int, force: Array, point: Array, moment: Array) -> Plate:
         name = f"plate {index + 1}"
@@ -185,18 +184,6 @@ class B3dReader(MarkerReader):
             f"{name}: contact above {self.threshold:g} N, moments about {about}"
             + ("" if np.isfinite(trial.corners[index]).all() else ", its place is not known"),
         )
-
-    def _feet(self, file: B3dFile, motion: xr.Dataset) -> dict[str, tuple[Array, Array]]:
-        names = [str(n) for n in motion["marker"].values]
-        landmarks = find_landmarks(names)
-        feet = {}
-        for body, side in zip(self.foot_bodies, ("right", "left"), strict=True):
-            columns = landmarks.get(("heel", side), []) + landmarks.get(("toe", side), [])
-            if not columns:
-                found = f"no heel or toe marker of the {side} foot among {', '.join(names[:40])}"
-                raise FileFormatError(file.path, found, f"plates cannot be given to feet; names looked for: {FOOT_NAMES}")
-            feet[body] = (motion["time"].values, motion["marker_position"].values[:, columns])
-        return feet
 
 
 class B3dModelAdapter(ModelAdapter):
@@ -230,7 +217,7 @@ class B3dModelAdapter(ModelAdapter):
                 loaded = OpenSimModelAdapter().load(path)
             except FileFormatError as error:
                 raise FileFormatError(file.path, f"its model: {error.found}", error.fix) from error
-        return replace(loaded, dataset=loaded.dataset.assign_attrs(source=str(file.path)))
+        return LoadedModel(loaded.dataset.assign_attrs(source=str(file.path)), loaded.deferred_native)
 
 
 def _split(source: str | os.PathLike[str]) -> tuple[str, str | None]:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from imdy_plugin.adapters.c3d_bytes import C3dFile, read_c3d_bytes
 from imdy_plugin.adapters.force_plates import CONTACT_THRESHOLD, read_plates
 from imdy_plugin.adapters.marker_checks import (
-    FOOT_NAMES,
     LENGTH_UNITS,
     common_prefix,
-    find_landmarks,
+    foot_tracks,
     frozen_markers,
     unique_labels,
     vertical_direction,
@@ -120,7 +119,7 @@ class C3dReader(MarkerReader):
             warnings.simplefilter("ignore", DataWarning)  # the same markers' warnings come from read()
             motion, rotation, metres = self._markers(file)
         plates = read_plates(file, rotation, metres, self.threshold, remove_offset=self.remove_offset)
-        return assign_plates_to_feet(plates, self._feet(file, motion), source=file.path).assign_attrs(source=str(file.path))
+        return assign_plates_to_feet(plates, foot_tracks(motion, self.foot_bodies, file.path), source=file.path).assign_attrs(source=str(file.path))
 
     def _markers(self, file: C3dFile) -> tuple[xr.Dataset, Array, float]:
         metres = self._metres(file)
@@ -155,18 +154,6 @@ class C3dReader(MarkerReader):
             fix = f"read it with C3dReader(units=...); known units: {', '.join(sorted(LENGTH_UNITS))}"
             raise FileFormatError(file.path, found, fix)
         return LENGTH_UNITS[unit.lower()]
-
-    def _feet(self, file: C3dFile, motion: xr.Dataset) -> dict[str, tuple[Array, Array]]:
-        names = [str(n) for n in motion["marker"].values]
-        landmarks = find_landmarks(names)
-        feet = {}
-        for body, side in zip(self.foot_bodies, ("right", "left"), strict=True):
-            columns = landmarks.get(("heel", side), []) + landmarks.get(("toe", side), [])
-            if not columns:
-                found = f"no heel or toe marker of the {side} foot among {', '.join(names[:40])}"
-                raise FileFormatError(file.path, found, f"plates cannot be given to feet; names looked for: {FOOT_NAMES}")
-            feet[body] = (motion["time"].values, motion["marker_position"].values[:, columns])
-        return feet
 
 
 def _marker_columns(file: C3dFile) -> tuple[list[str], list[int]]:

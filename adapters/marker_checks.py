@@ -145,6 +145,35 @@ def find_landmarks(names: Sequence[str]) -> dict[tuple[str, str], list[int]]:
     return found
 
 
+def foot_tracks(motion: xr.Dataset, bodies: Sequence[str], path: str | os.PathLike[str]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Time [s] ``(time,)`` and markers [m] ``(time, marker, 3)`` of heel and toes of each foot, by which plates are given to feet.
+
+    Parameters
+    ----------
+    motion
+        A motion with markers.
+    bodies
+        What the right and the left foot are called.
+    path
+        The file, for the message.
+
+    Raises
+    ------
+    FileFormatError
+        No name tells a heel or toe marker of one of the feet.
+    """
+    names = [str(n) for n in motion["marker"].values]
+    landmarks = find_landmarks(names)
+    feet = {}
+    for body, side in zip(bodies, ("right", "left"), strict=True):
+        columns = landmarks.get(("heel", side), []) + landmarks.get(("toe", side), [])
+        if not columns:
+            found = f"no heel or toe marker of the {side} foot among {', '.join(names[:40])}"
+            raise FileFormatError(path, found, f"plates cannot be given to feet; names looked for: {FOOT_NAMES}")
+        feet[body] = (motion["time"].values, motion["marker_position"].values[:, columns])
+    return feet
+
+
 def _readings(name: str) -> list[tuple[str, str]]:
     """Side and the rest of a name, in every way it can be read."""
     words = [w for w in re.split(r"[^a-z0-9]+", name.rpartition(":")[2].lower()) if w]
