@@ -64,12 +64,12 @@ class _Scan:
             raise _UnfitError
         if self.depth == 0:
             self.version = attributes.get("Version", "")
+        if attributes.get("file"):
+            raise _UnfitError
         if tag in DROPPED:
             self.dropped_from, self.in_forces = self.depth, tag == "ForceSet"
             self.spans.append([self.parser.CurrentByteIndex])
             self.parser.StartElementHandler, self.parser.EndElementHandler = self.start_dropped, self.end_dropped
-        elif attributes.get("file"):
-            raise _UnfitError
         self.depth += 1
 
     def end(self, _: str) -> None:
