@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import xarray as xr
@@ -93,6 +93,10 @@ class Trial:
             "mass": self.mass is not None,
         }
         return present[need]
+
+    def with_motion(self, motion: xr.Dataset) -> Trial:
+        """The same trial with another motion; unlike :func:`dataclasses.replace` this makes no model that is deferred."""
+        return replace(self, motion=motion, native_model=self.__dict__["_native_model"])
 
 
 class SolverOptions(BaseModel):

@@ -36,7 +36,7 @@ def contract_trial() -> Trial:
         paths = write_trial(build_walk(write_person(folder / "model.osim")), folder)
         trial = api.load_trial(paths["model"], paths["markers"], coordinates=paths["coordinates"], ground_force=paths["ground_force"])
     middle = float(trial.motion["time"].mean())
-    return replace(trial, motion=trial.motion.sel(time=slice(middle - 0.5, middle + 0.5)))
+    return trial.with_motion(trial.motion.sel(time=slice(middle - 0.5, middle + 0.5)))
 
 
 class SolverContract:

@@ -64,6 +64,7 @@ def test_comments_that_look_like_elements_cut_nothing(person_file: Path, tmp_pat
         lambda t: t.replace("<OpenSimDocument", '<!DOCTYPE OpenSimDocument [<!ENTITY a "b">]><OpenSimDocument', 1),
         lambda t: t[:-100],
         lambda t: t.replace("<MarkerSet", '<MarkerSet file="markers.xml"', 1),
+        lambda t: t.replace("<ForceSet", '<ForceSet file="forces.xml"', 1),
         lambda t: t.replace("OpenSimDocument", "Document"),
         lambda t: t.replace('Version="', 'Version="v', 1),
     ],
@@ -96,7 +97,9 @@ def test_what_is_deferred_is_made_once_and_only_when_read() -> None:
 
     loaded = LoadedModel(new_motion([0.0], coordinates=(["a"], np.zeros((1, 1)))), Deferred(make))
     trial = Trial(loaded.dataset, native_model=loaded.deferred_native)
-    assert trial.has("native_model") and not made
+    moved = trial.with_motion(new_motion([1.0], coordinates=(["a"], np.zeros((1, 1)))))
+    assert trial.has("native_model") and moved.has("native_model") and not made
+    assert moved.native_model == "a model" and float(moved.motion["time"][0]) == 1.0
     assert trial.native_model == loaded.native == trial.native_model == "a model"
     assert made == ["model"]
 
