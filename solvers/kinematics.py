@@ -111,12 +111,13 @@ def coordinates_of(
         return _given_coordinates(trial.motion, mechanics_of(trial))
     wanted = _Wanted(accuracy, dict(weights or {}), dict(tasks or {}), smoothing)
     key = _content_key(trial.motion, trial.model, wanted)
-    if key not in _cache:
-        _cache[key] = _fitted_coordinates(trial.motion, body_mechanics(trial.model), wanted)
-        while len(_cache) > _CACHE_SIZE:
-            _cache.popitem(last=False)
-    _cache.move_to_end(key)
-    return _cache[key].copy(deep=True)
+    found = _cache.pop(key, None)
+    if found is None:
+        found = _fitted_coordinates(trial.motion, body_mechanics(trial.model), wanted)
+    _cache[key] = found
+    while len(_cache) > _CACHE_SIZE:
+        _cache.popitem(last=False)
+    return found.copy(deep=True)
 
 
 def mechanics_of(trial: Trial) -> Mechanics:
@@ -392,9 +393,11 @@ def _check_wanted(wanted: _Wanted, markers: Sequence[str], coordinates: Sequence
 def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], fit: MarkerFit) -> xr.Dataset:
     mean, worst = float(np.nanmean(fit.rms)), float(np.nanmax(fit.rms))
     if mean > LARGE_MARKER_ERROR:
+        held = [name for name in mechanics.root_coordinates if fit.at_limit[:, mechanics.coordinates.index(name)].mean() > 0.5]
+        limit = f"{held[0]} is held by its limit: does the person face another way than the model allows? Else " if held else ""
         warnings.warn(
             f"the model's markers stay {1e3 * mean:.0f} mm from the measured ones on average (at worst {1e3 * worst:.0f} mm in one frame); "
-            "check units, axes, marker names and whether the model is scaled to this person",
+            f"{limit}check units, axes, marker names and whether the model is scaled to this person",
             DataWarning,
             stacklevel=4,
         )

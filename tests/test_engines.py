@@ -16,6 +16,7 @@ from imdy_plugin.evaluation import build_trial
 from imdy_plugin.interfaces import Trial
 from imdy_plugin.references import read_reference
 from imdy_plugin.solvers import kinematics
+from imdy_plugin.solvers.body_load import BodyLoad
 from imdy_plugin.solvers.multibody import mechanics
 from imdy_plugin.solvers.multibody.mechanics import BodyMechanics, body_mechanics
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
@@ -78,6 +79,17 @@ def test_points_of_several_bodies_are_found_at_once() -> None:
         np.testing.assert_array_equal(engine.point_positions(motion[0], bodies, points), together[0])
         assert np.isnan(together[0][2]).all() and np.isfinite(together[0][3]).all()
     np.testing.assert_allclose(*(engine.point_positions(motion[0], bodies, points) for engine in engines), atol=1e-12)
+
+
+def test_as_many_frames_of_each_are_needed() -> None:
+    model = contract_trial().model
+    assert model is not None
+    engine, q = BodyMechanics(model), np.zeros((4, model.sizes["coordinate"]))
+    load = BodyLoad("calcn_r", *(np.ones((5, 3)) for _ in range(3)))
+    with pytest.raises(InputError, match="have 4, 4, 4, 5, 5, 5 frames"):
+        engine.inverse_dynamics(q, q, q, [load])
+    with pytest.raises(InputError, match="have 4, 3, 4 frames"):
+        engine.ground_wrench(q, q[:3], q)
 
 
 @pytest.mark.parametrize("name", ["physics", "imdys", "multibody"])

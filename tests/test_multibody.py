@@ -18,8 +18,9 @@ from torch import Tensor
 from imdy_plugin._opensim import import_opensim, strip_forces
 from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.errors import InputError, UnknownNameError
+from imdy_plugin.solvers.body_load import BodyLoad
 from imdy_plugin.solvers.multibody import Load, Multibody
-from imdy_plugin.solvers.opensim_mechanics import BodyLoad, OpenSimMechanics
+from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 PLACE = 1e-9
 """Largest difference from OpenSim of any body's or marker's position [m]."""
@@ -761,6 +762,14 @@ def test_names_and_shapes_that_do_not_fit_are_refused(body: Multibody, moving: t
         body.inverse_dynamics(q, qd[:4], qdd)
     with pytest.raises(InputError, match=r"leading dimensions \(2, 5\)"):
         body.inverse_dynamics(q.expand(2, 5, -1), qd.expand(2, 5, -1).reshape(5, 2, -1), qdd)
+
+
+def test_rates_that_were_not_given_are_asked_for(body: Multibody, moving: tuple[Tensor, ...]) -> None:
+    place = body.index("body", body.bodies[:1]), body.body_center_of_mass[:1]
+    with pytest.raises(InputError, match=r"velocities are not known: give kinematics the coordinates' rates$"):
+        body.kinematics(moving[0]).point_velocities(*place)
+    with pytest.raises(InputError, match=r"accelerations are not known: give .* and their derivatives"):
+        body.kinematics(*moving[:2]).point_accelerations(*place)
 
 
 # Frames -----------------------------------------------------------------------------------------------------------------------
