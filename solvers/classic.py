@@ -184,7 +184,7 @@ class OpenSimSolver(ClassicSolver["OpenSimMechanics"]):
     name: ClassVar[str] = "opensim"
     summary: ClassVar[str] = "classic inverse dynamics with force plates, equal to OpenSim's InverseDynamicsTool"
     version: ClassVar[str] = "1"
-    requires: ClassVar[tuple[str, ...]] = ("opensim", "scipy")
+    requires: ClassVar[tuple[str, ...]] = ("opensim", "torch", "scipy")
     Options: ClassVar[type[SolverOptions]] = OpenSimOptions
 
     def mechanics(self, trial: Trial, options: Any) -> OpenSimMechanics:

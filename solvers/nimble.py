@@ -51,7 +51,7 @@ class NimbleSolver(ClassicSolver["OpenSimMechanics"]):
     name: ClassVar[str] = "nimble"
     summary: ClassVar[str] = "classic inverse dynamics with force plates, by Nimble physics in a process of its own"
     version: ClassVar[str] = "1"
-    requires: ClassVar[tuple[str, ...]] = ("nimblephysics", "opensim", "scipy")
+    requires: ClassVar[tuple[str, ...]] = ("nimblephysics", "opensim", "torch", "scipy")
     Options: ClassVar[type[SolverOptions]] = NimbleOptions
 
     def mechanics(self, trial: Trial, options: Any) -> OpenSimMechanics:
