@@ -46,6 +46,9 @@ GROWTH = (1, 2, 4, 8, 16, 32)
 HOUR = 360_000
 """Frames of an hour at 100 Hz."""
 
+MOST_MEMORY = 8 * 2**30
+"""Bytes that the hour may take before it fails, so that nothing else on the machine does."""
+
 TRIALS_AT_ONCE = 1000
 
 SHORT_RUNS = 5
@@ -368,6 +371,7 @@ def analyze_and_tell(model: Path, markers: Path, frames: int) -> None:
     """Analyze a trial of so many frames and print the memory before and at its peak; runs in a process of its own."""
     from imdy_plugin import api
 
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     trial = api.load_trial(model, markers)
     analyze(lengthened(trial, 500))
     longer = lengthened(trial, frames)
