@@ -401,6 +401,7 @@ def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], 
             DataWarning,
             stacklevel=4,
         )
+    _warn_of_limits(mechanics, fit)
     _warn_of_unseen(mechanics, fit)
     line = f"inverse kinematics of {len(shared)} markers: rms {1e3 * mean:.1f} mm, at worst {1e3 * worst:.1f} mm"
     line += f"; {fit.bridged} frame(s) bridged, {fit.masked} masked"
@@ -415,6 +416,19 @@ def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], 
     attrs |= {"frames_bridged": fit.bridged, "frames_masked": fit.masked, "never_seen": list(fit.never_seen)}
     report = {"marker_rms": fit.rms, "fit_steps": fit.steps, "fit_converged": fit.converged, "at_limit": fit.at_limit}
     return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), fit=report, attrs=attrs), line)
+
+
+def _warn_of_limits(mechanics: BodyMechanics, fit: MarkerFit) -> None:
+    """Warn of coordinates of the root that their limits hold in most frames, as the pelvis's of a person who walks the other way."""
+    share = fit.at_limit[np.isfinite(fit.rms)].mean(axis=0)
+    held = [name for name in mechanics.root_coordinates if share[mechanics.coordinates.index(name)] > 0.5]
+    if held:
+        warnings.warn(
+            f"{', '.join(held)} of the root would go beyond the limits of the model in most frames; does the person face another way than the model "
+            "allows? Widen or unclamp the range, or turn the recording",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_unseen(mechanics: BodyMechanics, fit: MarkerFit) -> None:
