@@ -153,6 +153,26 @@ def test_a_task_tells_what_no_marker_does(walk: dict[str, Path], noisy: Path) ->
     assert "elbow_flex_l" in free.attrs["never_seen"] and "elbow_flex_l" not in held.attrs["never_seen"]
 
 
+def test_a_task_without_weight_tells_nothing(walk: dict[str, Path], noisy: Path) -> None:
+    found = imdy_plugin.inverse_kinematics(walk["model"], without(noisy, walk, ARM), tasks={"elbow_flex_l": (0.7, 0.0)})
+    assert "elbow_flex_l" in found.attrs["never_seen"]
+
+
+def test_a_person_who_faces_where_the_model_cannot_turn_is_told(walk: dict[str, Path], noisy: Path, tmp_path: Path) -> None:
+    native = import_opensim().Model(str(walk["model"]))
+    for name in ("pelvis_rotation", "pelvis_tilt", "pelvis_list"):
+        turn = native.updCoordinateSet().get(name)
+        turn.setRangeMin(-0.5 * np.pi)
+        turn.setRangeMax(0.5 * np.pi)
+        turn.setDefaultClamped(True)
+    native.printToXML(str(tmp_path / "clamped.osim"))
+    motion = api.load_trial(walk["model"], noisy).motion
+    turned = motion.assign(marker_position=motion["marker_position"] * np.array([-1.0, 1.0, -1.0]))
+    with pytest.warns(DataWarning, match="pelvis_rotation of the root would go beyond .* face another way"):
+        imdy_plugin.inverse_kinematics(tmp_path / "clamped.osim", turned)
+    assert imdy_plugin.inverse_kinematics(walk["model"], turned).attrs["marker_rms_mean"] < 2 * NOISE
+
+
 def test_smoothing_smooths(walk: dict[str, Path], noisy: Path) -> None:
     trial = api.load_trial(walk["model"], noisy)
     shaken = trial.motion["marker_position"] + 0.005 * np.random.default_rng(0).normal(size=trial.motion["marker_position"].shape)
