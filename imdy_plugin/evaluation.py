@@ -214,7 +214,7 @@ def evaluate(
         Only these data sets.
     kinematics
         ``reference``: the coordinates that the reference was made from, so that errors are the solver's alone. ``own``: inverse kinematics of the
-        markers, as for a user; several times slower.
+        markers, as for a user.
     activities
         Only these.
     options

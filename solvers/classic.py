@@ -18,11 +18,12 @@ from imdy_plugin.schema import add_log, new_result
 
 if TYPE_CHECKING:
     from imdy_plugin.solvers.body_load import BodyLoad
+    from imdy_plugin.solvers.kinematics import Mechanics
     from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
     from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
 
 FloatArray = NDArray[np.float64]
-Engine = TypeVar("Engine", bound="OpenSimMechanics | BodyMechanics")
+Engine = TypeVar("Engine", bound="Mechanics")
 """Mechanics of the model that a classic solver stands on."""
 
 
@@ -221,14 +222,14 @@ class MultibodySolver(ClassicSolver["BodyMechanics"]):
         return JointForces(mechanics.inverse_dynamics(q, qd, qdd, loads), [line])
 
 
-def _check_order(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics) -> None:
+def _check_order(motion: xr.Dataset, mechanics: Mechanics) -> None:
     names = tuple(str(n) for n in motion["coordinate"].values)
     if names != mechanics.coordinates:
         other = next((n for n in (*names, *mechanics.coordinates) if n not in names or n not in mechanics.coordinates), "in another order")
         raise InputError(f"the trial's model and native_model have different coordinates ({other}); give a model and the object that it was read from")
 
 
-def _differentiate(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics, options: ClassicOptions) -> _States:
+def _differentiate(motion: xr.Dataset, mechanics: Mechanics, options: ClassicOptions) -> _States:
     from imdy_plugin.solvers.kinematics import choose_cutoff, cross_validate, smooth
 
     time, given = motion["time"].values, motion["coordinate_value"].values
@@ -242,16 +243,16 @@ def _differentiate(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechani
     return _States(*smooth(time, given, cutoff), attrs, f"coordinates low-passed: {reason}; differentiated as natural quintic splines")
 
 
-def _root_residual(mechanics: OpenSimMechanics | BodyMechanics, q: FloatArray, force: FloatArray) -> FloatArray:
+def _root_residual(mechanics: Mechanics, q: FloatArray, force: FloatArray) -> FloatArray:
     return mechanics.root_wrench(q, force) if mechanics.root_coordinates else np.full((len(q), 6), np.nan)
 
 
-def _attributes(motion: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics) -> dict[str, Any]:
+def _attributes(motion: xr.Dataset, mechanics: Mechanics) -> dict[str, Any]:
     attrs = {name: motion.attrs[name] for name in ("kinematics", "marker_rms_mean", "marker_rms_max", "log") if name in motion.attrs}
     return attrs | {"excluded_forces": list(mechanics.excluded_forces)}
 
 
-def _logged(result: xr.Dataset, mechanics: OpenSimMechanics | BodyMechanics, smoothing: str, options: ClassicOptions, lines: Sequence[str]) -> xr.Dataset:
+def _logged(result: xr.Dataset, mechanics: Mechanics, smoothing: str, options: ClassicOptions, lines: Sequence[str]) -> xr.Dataset:
     excluded = mechanics.excluded_forces
     named = ", ".join(excluded[:3]) + (f" and {len(excluded) - 3} more" if len(excluded) > 3 else "")
     result = add_log(result, f"model's own forces excluded: {named or 'none'}")
