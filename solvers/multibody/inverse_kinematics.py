@@ -45,6 +45,9 @@ _KEY_SPACING = 0.08
 _KEY_ACCURACY = 5e-3
 """How near to their end these are brought [rad or m]; the frames between start from them."""
 
+_LEAP, _KEY_LEAP = 0.7, 1.5
+"""How far an angle may be from the mean of both neighbours' [rad] without being doubted: from frame to frame, and between the frames that are fitted first."""
+
 _REPAIRS = 20
 """Most times that odd poses are sought again; a stretch of them is mended from its ends."""
 
@@ -138,7 +141,7 @@ def fit_markers(
         )
     keys = fitter.fit_keys(_spread(time, fitted, fitter.visible))
     value = _between(time, keys)
-    found = fitter.repaired(fitter.fit(value[fitted], fitted), 0.35, accuracy)
+    found = fitter.repaired(fitter.fit(value[fitted], fitted), _LEAP, accuracy)
     value[fitted] = fitter.unwound(found.q)
     if smoothing > 0.0:
         for part in np.split(fitted, np.flatnonzero(np.diff(time[fitted]) > LONGEST_BRIDGE) + 1):
@@ -217,7 +220,7 @@ class _Fitter:
         start = np.tile(self.mechanics.couple(self.mechanics.default_values), (len(frames), 1))
         placed = self._place_root(start, frames)
         found = self.fit(placed, frames, accuracy=_KEY_ACCURACY)
-        keys = self.repaired(replace(found, q=self.unwound(found.q)), 1.5, _KEY_ACCURACY)
+        keys = self.repaired(replace(found, q=self.unwound(found.q)), _KEY_LEAP, _KEY_ACCURACY)
         return replace(keys, q=self.unwound(keys.q))
 
     def unwound(self, q: FloatArray) -> FloatArray:
