@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-DROPPED = frozenset(
-    {"ForceSet", "ControllerSet", "ProbeSet", "ContactGeometrySet", "WrapObjectSet", "attached_geometry", "VisibleObject", "ComponentSet", "defaults"}
-)
-"""Elements without which a model moves and weighs the same."""
+DROPPED = frozenset({"ForceSet", "ControllerSet", "ProbeSet", "ContactGeometrySet", "WrapObjectSet", "attached_geometry", "VisibleObject", "ComponentSet"})
+"""Elements without which a model moves and weighs the same; ``defaults`` stays, since a body or coordinate may have its numbers from it."""
 
 _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 

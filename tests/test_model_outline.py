@@ -49,6 +49,13 @@ def test_the_skeleton_is_a_fraction_of_the_file(person_file: Path) -> None:
     assert len(outline.skeleton) < 0.9 * len(outline.text)
 
 
+def test_defaults_of_what_moves_stay(person_file: Path, tmp_path: Path) -> None:
+    """Only looked at: OpenSim would keep them for every model that it reads afterwards."""
+    told = "<defaults><Coordinate><default_value>0.7</default_value></Coordinate></defaults>"
+    outline = read_outline(changed(person_file, tmp_path, lambda t: t.replace("<JointSet", f"{told}<JointSet", 1)))
+    assert outline is not None and told.encode() in outline.skeleton
+
+
 def test_comments_that_look_like_elements_cut_nothing(person_file: Path, tmp_path: Path) -> None:
     tricky = changed(
         person_file, tmp_path, lambda t: t.replace("<BodySet", "<!-- <ForceSet> <b> --><BodySet", 1).replace("<JointSet", "<!-- </ForceSet> --><JointSet", 1)
