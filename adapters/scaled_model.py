@@ -166,12 +166,6 @@ def fixed_markers(native: Any) -> set[str]:
     return {str(m.getName()) for m in (markers.get(i) for i in range(markers.getSize())) if m.get_fixed()}
 
 
-def set_default_pose(native: Any, pose: Mapping[str, float]) -> None:
-    """Make a pose, in place, the one that a model has by default."""
-    for name, value in pose.items():
-        native.updCoordinateSet().get(name).setDefaultValue(float(value))
-
-
 def write_model(native: Any, path: str | os.PathLike[str]) -> Path:
     """Write a model, so that what was there before is lost only when the new file is complete and OpenSim reads it.
 

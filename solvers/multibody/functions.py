@@ -195,7 +195,6 @@ _COMPILERS = {
     "PiecewiseConstantFunction": _compile_steps,
     "PiecewiseLinearFunction": _compile_lines,
     "SimmSpline": _compile_simm_spline,
-    "NaturalCubicSpline": _compile_simm_spline,
     "GCVSpline": _compile_natural_spline,
 }
 
