@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
-from imdy_plugin.errors import InputError, UnknownNameError
+from imdy_plugin.errors import DataWarning, InputError, UnknownNameError
 from imdy_plugin.solvers.multibody import Multibody
 from imdy_plugin.solvers.multibody.chunks import FRAMES
 from imdy_plugin.solvers.multibody.descent import descend
@@ -194,6 +194,13 @@ def test_smoothing_in_windows_is_smoothing_at_once(body: BodyMechanics, motion: 
     monkeypatch.setattr("imdy_plugin.solvers.multibody.smoothing.WINDOW", 40)
     monkeypatch.setattr("imdy_plugin.solvers.multibody.smoothing.OVERLAP", 30)
     assert np.abs(fit_markers(body, time, body.markers, positions, smoothing=1e-9).value - whole).max() < 2e-3
+
+
+def test_smoothing_that_does_not_come_to_rest_is_told(body: BodyMechanics, motion: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    time, _, positions = motion
+    monkeypatch.setattr("imdy_plugin.solvers.multibody.smoothing._MAX_STEPS", 2)
+    with pytest.warns(DataWarning, match="frames of 0 to 1.18 s did not come to rest under a smoothing of 0.0001; give a smaller weight"):
+        fit_markers(body, time, body.markers, positions, smoothing=1e-4)
 
 
 def test_a_held_column_does_not_move(body: BodyMechanics, motion: tuple[np.ndarray, ...]) -> None:

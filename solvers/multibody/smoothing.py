@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from imdy_plugin.errors import DataWarning
 from imdy_plugin.solvers.multibody.marker_problem import MarkerProblem
 
 FloatArray = NDArray[np.float64]
@@ -15,6 +18,7 @@ WINDOW, OVERLAP = 600, 100
 """Frames that are solved together, and those at its start that only lead in; what is further away is not felt."""
 
 _MAX_STEPS = 30
+"""Most steps of a window."""
 
 
 def smooth_fit(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: IntArray, weight: float, accuracy: float) -> FloatArray:
@@ -37,24 +41,35 @@ def smooth_fit(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: 
         Of squared accelerations [m^2 s^4/rad^2].
     accuracy
         A window is finished when no coordinate moves by more than this [rad or m].
+
+    Warns
+    -----
+    DataWarning
+        Frames did not come to rest: the weight is so large that the markers hardly count.
     """
-    out = q.copy()
+    out, restless = q.copy(), []
     for first in range(0, len(frames), WINDOW - OVERLAP):
         part = slice(first, first + WINDOW)
-        new = _smooth_window(problem, time[frames[part]], out[part], frames[part], weight, accuracy)
+        new, settled = _smooth_window(problem, time[frames[part]], out[part], frames[part], weight, accuracy)
+        if not settled:
+            restless += [float(time[frames[part]][0]), float(time[frames[part]][-1])]
         keep = OVERLAP // 2 if first else 0
         out[first + keep : first + len(new)] = new[keep:]
         if first + WINDOW >= len(frames):
             break
+    if restless:
+        text = f"frames of {min(restless):g} to {max(restless):g} s did not come to rest under a smoothing of {weight:g}"
+        warnings.warn(f"{text}; give a smaller weight", DataWarning, stacklevel=2)
     return out
 
 
-def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: IntArray, weight: float, accuracy: float) -> FloatArray:
+def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: IntArray, weight: float, accuracy: float) -> tuple[FloatArray, bool]:
+    """Coordinates of a window, and whether they came to rest."""
     from scipy.linalg import solveh_banded
 
     free = problem.free.cpu().numpy()
     if len(time) < 3:
-        return q
+        return q, True
     second = _second_differences(time)
     measured = problem.measured(torch.as_tensor(frames, device=problem.body.device))
     penalty = weight * second.T @ second
@@ -74,7 +89,7 @@ def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, fram
             descent = at.descent.mT.cpu().numpy() - penalty @ value
             normal = at.normal.cpu().numpy()
             if moved < accuracy:
-                break
+                return best, True
         blocked = ((best[:, free] <= lower) & (descent < 0)) | ((best[:, free] >= upper) & (descent > 0))
         band = _banded(normal, penalty, damping, blocked)
         step = solveh_banded(band, np.where(blocked, 0.0, descent).ravel(), lower=True, overwrite_ab=True, check_finite=False).reshape(value.shape)
@@ -82,7 +97,7 @@ def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, fram
         candidate[:, free] = np.clip(best[:, free] + step, lower, upper)
         with torch.no_grad():
             candidate = problem.lawful(problem.body.tensor(candidate).mT).mT.cpu().numpy()
-    return best
+    return best, False
 
 
 def _second_differences(time: FloatArray) -> FloatArray:
