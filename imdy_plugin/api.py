@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,13 @@ def load_trial(
     Parameters
     ----------
     model
-        ``.osim`` path, ``opensim.Model``, or anything a model adapter reads. None for a solver that needs none.
+        ``.osim`` or ``.b3d`` path, ``opensim.Model``, or anything a model adapter reads. None for a solver that needs none.
     markers
-        ``.trc`` or ``.c3d`` path, ``opensim.TimeSeriesTableVec3``, motion dataset, or anything a marker reader reads.
+        ``.trc``, ``.c3d`` or ``.b3d#trial`` path, ``opensim.TimeSeriesTableVec3``, motion dataset, or anything a marker reader reads.
     coordinates
         ``.mot`` or ``.sto`` path of joint coordinates, or a motion dataset; used instead of inverse kinematics.
     ground_force
-        ExternalLoads ``.xml``, ground force ``.mot``, ``.c3d`` with force plates, or a motion dataset.
+        ExternalLoads ``.xml``, ground force ``.mot``, ``.c3d`` with force plates, ``.b3d#trial``, or a motion dataset.
     mass
         Body mass [kg]; the model's where None. Where it differs from the model's, the model's masses and inertias are
         scaled to it uniformly.
@@ -388,7 +387,7 @@ def _with_model_markers(trial: Trial) -> Trial:
     value = trial.motion["coordinate_value"].sel(coordinate=list(mechanics.coordinates)).values
     made = schema.new_motion(trial.motion["time"].values, markers=(names, mechanics.marker_positions(value, names)))
     motion = trial.motion.merge(made[["marker_position"]]).assign_attrs(trial.motion.attrs)
-    return replace(trial, motion=schema.add_log(motion, f"{len(names)} markers computed from the coordinates and the model's marker set"))
+    return trial.with_motion(schema.add_log(motion, f"{len(names)} markers computed from the coordinates and the model's marker set"))
 
 
 def _crop(trial: Trial, time_range: tuple[float, float]) -> Trial:
@@ -399,7 +398,7 @@ def _crop(trial: Trial, time_range: tuple[float, float]) -> Trial:
         raise InputError(f"the time range {start:g} to {stop:g} s is not inside the data, {available[0]:g} to {available[1]:g} s")
     if "coordinate_value" in trial.motion:
         return trial
-    return replace(trial, motion=trial.motion.sel(time=slice(start - _MARGIN, stop + _MARGIN)))
+    return trial.with_motion(trial.motion.sel(time=slice(start - _MARGIN, stop + _MARGIN)))
 
 
 def _select(result: xr.Dataset, time_range: tuple[float, float]) -> xr.Dataset:

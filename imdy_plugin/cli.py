@@ -37,9 +37,9 @@ err = Console(stderr=True, markup=False, highlight=False)
 
 _QUIET_SECONDS = 2.0
 
-ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="Scaled OpenSim model (.osim); 'imdy model' writes one.")]
+ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="Scaled model (.osim, .b3d); 'imdy scale' and 'imdy model' write one.")]
 CoordinatesOption = Annotated[Path | None, typer.Option("--coordinates", "-q", help="Joint coordinates (.mot, .sto) instead of inverse kinematics.")]
-GroundForceOption = Annotated[Path | None, typer.Option("--ground-force", "-g", help="Measured ground forces: ExternalLoads .xml, .mot, or .c3d with plates.")]
+GroundForceOption = Annotated[Path | None, typer.Option("--ground-force", "-g", help="Measured ground forces (ExternalLoads .xml, .mot, .c3d, .b3d#trial).")]
 MassOption = Annotated[float | None, typer.Option("--mass", help="Body mass [kg]; the model's if not given.")]
 HeightOption = Annotated[float | None, typer.Option("--height", help="Body height [m], for plausibility checks.")]
 FromOption = Annotated[float | None, typer.Option("--from", help="First time wanted [s].")]
@@ -52,7 +52,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results."
 
 @app.command()
 def solve(
-    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d).")] = None,
+    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d, .b3d#trial).")] = None,
     model: ModelOption = None,
     coordinates: CoordinatesOption = None,
     ground_force: GroundForceOption = None,
@@ -80,7 +80,7 @@ def solve(
 
 @app.command()
 def compare(
-    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d).")] = None,
+    markers: Annotated[Path | None, typer.Argument(help="Marker file (.trc, .c3d, .b3d#trial).")] = None,
     model: ModelOption = None,
     coordinates: CoordinatesOption = None,
     ground_force: GroundForceOption = None,

@@ -6,7 +6,7 @@ import csv
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,7 @@ def _source(what: str, given: Any, job: IkSetup | None) -> Any:
 def _fitted(trial: Trial, wanted: _Wanted, frames: slice, smoothing: float, accuracy: float, job: IkSetup | None) -> xr.Dataset:
     from imdy_plugin.solvers.kinematics import coordinates_of
 
-    part = replace(trial, motion=trial.motion[["marker_position"]].isel(time=frames))
+    part = trial.with_motion(trial.motion[["marker_position"]].isel(time=frames))
     tasks = {name: (value[frames], weight) for name, (value, weight) in wanted.tasks.items()}
     found = coordinates_of(part, accuracy=accuracy, weights=wanted.weights, tasks=tasks, smoothing=smoothing)
     motion = _with_marker_errors(found, part, wanted.weights)

@@ -248,7 +248,8 @@ def _root_residual(mechanics: Mechanics, q: FloatArray, force: FloatArray) -> Fl
 
 
 def _attributes(motion: xr.Dataset, mechanics: Mechanics) -> dict[str, Any]:
-    attrs = {name: motion.attrs[name] for name in ("kinematics", "marker_rms_mean", "marker_rms_max", "log") if name in motion.attrs}
+    told = ("kinematics", "marker_rms_mean", "marker_rms_max", "frames_not_converged", "frames_bridged", "frames_masked", "never_seen", "log")
+    attrs = {name: motion.attrs[name] for name in told if name in motion.attrs}
     return attrs | {"excluded_forces": list(mechanics.excluded_forces)}
 
 

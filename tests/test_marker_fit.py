@@ -244,5 +244,13 @@ def test_too_few_markers_are_told(body: BodyMechanics, motion: tuple[np.ndarray,
     time, _, positions = motion
     with pytest.raises(InputError, match="share 3 marker"):
         fit_markers(body, time, body.markers[:3], positions[:, :3])
+    ones = np.ones(len(body.markers))
+    for wrong, match in ((-ones, "finite numbers of zero or more"), (ones[1:], "one for each marker"), (np.nan * ones, "finite")):
+        with pytest.raises(InputError, match=match):
+            fit_markers(body, time, body.markers, positions, wrong)
+    with pytest.raises(InputError, match="have shape"):
+        fit_markers(body, time[1:], body.markers, positions)
+    with pytest.raises(InputError, match="no frame has enough markers"):
+        fit_markers(body, time, body.markers, positions, 0.0 * ones)
     with pytest.raises(InputError, match="no frame has enough markers"):
         fit_markers(body, time, body.markers, np.full_like(positions, np.nan))

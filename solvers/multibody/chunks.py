@@ -27,7 +27,7 @@ def map_chunks(function: Callable[[slice], T], frames: int, device: torch.device
     """Apply a function to slices of the frames, in order; without gradients.
 
     On a processor each chunk is computed by one thread: small operations gain nothing from several, and lose much where others
-    use the machine too.
+    use the machine too. The function must not call this itself: it would wait for a thread that waits for it.
     """
     most = FRAMES if device.type == "cpu" else FRAMES_ON_DEVICE
     count = max(1, -(-frames // most))

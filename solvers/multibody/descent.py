@@ -24,6 +24,9 @@ _FIRST_DAMPING, _LIGHT = 1e-6, 1e-5
 _FAR, _HEAVY = 0.3, 1e-2
 """Step [rad or m] that leads far, and the damping after one such that failed."""
 
+_DOUBTED = 1.0
+"""Damping from which a short step says nothing about how far the end is."""
+
 _SETTLING = 0.2
 """Largest last step [rad or m] from which the second derivative is used in full, as Newton does: far away it misleads."""
 
@@ -96,7 +99,7 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         better = new.cost <= row.cost * (1 + 1e-12)
         ratio = moved / row.moved
         left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
-        converged = better & (left < accuracy) | (moved < accuracy)
+        converged = (left < accuracy) & (better | (row.damping < _DOUBTED))
         heavy, slow = bool((row.damping >= _LIGHT).any()), small & (ratio > _SLOW)
         row = row.accepted(problem, candidate, new, better, moved)
         done = converged | (step == max_steps)

@@ -124,16 +124,20 @@ def fit_markers(
     Raises
     ------
     InputError
-        Fewer than :data:`MIN_MARKERS` markers, or no frame in which they determine where the model is.
+        Fewer than :data:`MIN_MARKERS` markers, no frame in which they determine where the model is, a weight that is negative or
+        no number, or arrays of different lengths.
     UnknownNameError
         A task names a coordinate that the model lacks.
     """
     if len(names) < MIN_MARKERS:
         raise InputError(f"model and recording share {len(names)} marker(s) ({', '.join(names) or 'none'}); at least {MIN_MARKERS} are needed")
-    fitter = _Fitter(
-        mechanics, tuple(names), np.asarray(positions, float), np.ones(len(names)) if weights is None else np.asarray(weights, float), accuracy, tasks or {}
-    )
-    fitted = np.flatnonzero(fitter.visible.sum(axis=1) >= _FEWEST_SEEN)
+    shares = np.ones(len(names)) if weights is None else np.asarray(weights, float)
+    if np.shape(positions) != (len(time), len(names), 3):
+        raise InputError(f"marker positions have shape {np.shape(positions)}, must be (time, marker, axis) = {(len(time), len(names), 3)}")
+    if shares.shape != (len(names),) or not (np.isfinite(shares) & (shares >= 0.0)).all():
+        raise InputError(f"weights must be {len(names)} finite numbers of zero or more, one for each marker; they are {shares.tolist()}")
+    fitter = _Fitter(mechanics, tuple(names), np.asarray(positions, float), shares, accuracy, tasks or {})
+    fitted = np.flatnonzero(fitter.visible[:, shares > 0.0].sum(axis=1) >= _FEWEST_SEEN)
     if not fitted.size:
         most = int(fitter.visible.sum(axis=1).max(initial=0))
         raise InputError(
@@ -143,11 +147,12 @@ def fit_markers(
     value = _between(time, keys)
     found = fitter.repaired(fitter.fit(value[fitted], fitted), _LEAP, accuracy)
     value[fitted] = fitter.unwound(found.q)
+    settled = np.ones(len(time), bool)
     if smoothing > 0.0:
         for part in np.split(fitted, np.flatnonzero(np.diff(time[fitted]) > LONGEST_BRIDGE) + 1):
-            value[part] = smooth_fit(fitter.problem, time, value[part], part, smoothing, accuracy)
+            value[part], settled[part] = smooth_fit(fitter.problem, time, value[part], part, smoothing, accuracy)
     rms, steps, converged = np.full(len(time), np.nan), np.zeros(len(time), int), np.zeros(len(time), bool)
-    rms[fitted], steps[fitted], converged[fitted] = fitter.rms(value[fitted], fitted), found.steps, found.converged
+    rms[fitted], steps[fitted], converged[fitted] = fitter.rms(value[fitted], fitted), found.steps, found.converged & settled[fitted]
     determined = fitter.determined(value, fitted)
     _require_root(mechanics, determined, fitter.visible)
     lower, upper = mechanics.bounds.T

@@ -13,6 +13,7 @@ from imdy_plugin.solvers.multibody.marker_problem import MarkerProblem
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int_]
+BoolArray = NDArray[np.bool_]
 
 WINDOW, OVERLAP = 600, 100
 """Frames that are solved together, and those at its start that only lead in; what is further away is not felt."""
@@ -21,7 +22,7 @@ _MAX_STEPS = 30
 """Most steps of a window."""
 
 
-def smooth_fit(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: IntArray, weight: float, accuracy: float) -> FloatArray:
+def smooth_fit(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: IntArray, weight: float, accuracy: float) -> tuple[FloatArray, BoolArray]:
     """Coordinates ``(frame, coordinate)`` that bring markers near and accelerate little.
 
     To the weighted sum of squared marker distances, each frame adds ``weight`` times the sum of its squared accelerations, from
@@ -42,25 +43,30 @@ def smooth_fit(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: 
     accuracy
         A window is finished when no coordinate moves by more than this [rad or m].
 
+    Returns
+    -------
+    coordinates, settled
+        ``settled (frame,)`` says which came to rest.
+
     Warns
     -----
     DataWarning
         Frames did not come to rest: the weight is so large that the markers hardly count.
     """
-    out, restless = q.copy(), []
+    out, settled = q.copy(), np.ones(len(frames), bool)
     for first in range(0, len(frames), WINDOW - OVERLAP):
         part = slice(first, first + WINDOW)
-        new, settled = _smooth_window(problem, time[frames[part]], out[part], frames[part], weight, accuracy)
-        if not settled:
-            restless += [float(time[frames[part]][0]), float(time[frames[part]][-1])]
+        new, at_rest = _smooth_window(problem, time[frames[part]], out[part], frames[part], weight, accuracy)
         keep = OVERLAP // 2 if first else 0
-        out[first + keep : first + len(new)] = new[keep:]
+        kept = slice(first + keep, first + len(new))
+        out[kept], settled[kept] = new[keep:], at_rest
         if first + WINDOW >= len(frames):
             break
-    if restless:
-        text = f"frames of {min(restless):g} to {max(restless):g} s did not come to rest under a smoothing of {weight:g}"
+    if not settled.all():
+        restless = time[frames[~settled]]
+        text = f"frames of {restless[0]:g} to {restless[-1]:g} s did not come to rest under a smoothing of {weight:g}"
         warnings.warn(f"{text}; give a smaller weight", DataWarning, stacklevel=2)
-    return out
+    return out, settled
 
 
 def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, frames: IntArray, weight: float, accuracy: float) -> tuple[FloatArray, bool]:
