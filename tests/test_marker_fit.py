@@ -65,7 +65,7 @@ def test_the_sums_over_bodies_say_what_the_markers_say(body: BodyMechanics, moti
     problem, torch_body = problem_of(body, positions, weights), body.body
     frames, free = torch.tensor([3, 30]), problem.free
     at = torch.tensor(q[[3, 30]] + 0.1 * rng.normal(size=(2, q.shape[1])))
-    found = problem.linearize(at.mT.clone(), problem.measured(frames))
+    found = problem.linearize(at.mT.clone(), problem.measured(frames), torch.zeros(2, dtype=torch.bool))
     target = torch.tensor(np.nan_to_num(positions[[3, 30]]))
     seen = torch.tensor(np.isfinite(positions[[3, 30]]).all(axis=2)) * torch.tensor(weights)
 
@@ -77,24 +77,25 @@ def test_the_sums_over_bodies_say_what_the_markers_say(body: BodyMechanics, moti
     assert torch.allclose(found.descent, -0.5 * gradient[:, free].mT, rtol=1e-9, atol=1e-10)
     jacobian = torch_body.marker_jacobian(at)[..., free] * seen.sqrt()[..., None, None]
     flat = jacobian.flatten(1, 2)
-    assert found.normal is not None
+    assert found.matrix is not None
     expected = flat.mT @ flat
-    assert torch.allclose(found.normal.tril(), expected.tril(), atol=1e-8)
-    assert not torch.allclose(found.normal.tril(), 1.01 * expected.tril(), atol=1e-4)
+    assert torch.allclose(found.matrix.tril(), expected.tril(), atol=1e-8)
+    assert not torch.allclose(found.matrix.tril(), 1.01 * expected.tril(), atol=1e-4)
 
 
 def test_normal_matrix_and_curvature_are_the_second_derivative(body: BodyMechanics, motion: tuple[np.ndarray, ...]) -> None:
     _, q, positions = motion
     problem = problem_of(body, positions, np.ones(len(body.markers)))
     at = torch.tensor(q[[7]] + 0.2)
-    found = problem.linearize(at.mT.clone(), problem.measured(torch.tensor([7])))
+    found = problem.linearize(at.mT.clone().expand(-1, 2), problem.measured(torch.tensor([7, 7])), torch.tensor([True, False]))
     target = torch.tensor(positions[7])
     whole = torch.autograd.functional.hessian(lambda value: ((body.body.marker_positions(value) - target) ** 2).sum(), at[0])
     hessian = whole[problem.free][:, problem.free]
-    assert found.normal is not None and found.curvature is not None
-    newton = (found.normal - found.curvature)[0].tril()
-    assert torch.allclose(newton, 0.5 * hessian.tril(), atol=1e-7)
-    assert not torch.allclose(found.normal[0].tril(), 0.5 * hessian.tril(), atol=1e-2)
+    assert found.matrix is not None and found.scale is not None
+    newton, gauss_newton = found.matrix
+    assert torch.allclose(newton.tril(), 0.5 * hessian.tril(), atol=1e-7)
+    assert not torch.allclose(gauss_newton.tril(), 0.5 * hessian.tril(), atol=1e-2)
+    assert torch.allclose(found.scale[:, 0], gauss_newton.diagonal())
 
 
 def test_the_end_is_a_minimum(body: BodyMechanics, motion: tuple[np.ndarray, ...]) -> None:

@@ -65,7 +65,9 @@ class Descent:
     converged: Tensor
 
 
-def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, columns: Tensor | None = None, max_steps: int = MAX_STEPS) -> Descent:
+def descend(
+    problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, columns: Tensor | None = None, max_steps: int = MAX_STEPS, *, near: bool = False
+) -> Descent:
     """Best poses near ``q``.
 
     Parameters
@@ -82,6 +84,8 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
         Whether each free coordinate may move ``(free,)``; all by default.
     max_steps
         Most steps.
+    near
+        Whether the starts are within :data:`_SETTLING` of the end, so that the first step too can be Newton's.
     """
     q, count = problem.lawful(q), len(frames)
     result = Descent(
@@ -89,13 +93,14 @@ def descend(problem: MarkerProblem, q: Tensor, frames: Tensor, accuracy: float, 
     )
     still = None if columns is None else ~columns
     measured = problem.measured(frames)
-    row = _Rows.of(q, measured, problem.linearize(q, measured))
+    moved = q.new_full((count,), 0.0 if near else torch.inf)
+    row = _Rows.of(q, measured, problem.linearize(q, measured, moved < _SETTLING))
     factor, blocked = _factorize(problem, row, still)
     for step in range(1, max_steps + 1):
         candidate = _stepped(problem, row, factor, blocked)
         moved = (candidate - row.q)[problem.free].abs().amax(dim=0)
         small = bool((moved < _KEEPS_FACTOR).all())
-        new = problem.linearize(candidate, row.measured, matrix=not small)
+        new = problem.linearize(candidate, row.measured, None if small else moved < _SETTLING)
         better = new.cost <= row.cost * (1 + 1e-12)
         ratio = moved / row.moved
         left = torch.where(ratio < 0.5, moved * (ratio / (1.0 - ratio)).clamp(min=_FASTEST), moved)
@@ -125,17 +130,16 @@ class _Rows:
     q: Tensor
     cost: Tensor
     descent: Tensor
-    normal: Tensor
-    curvature: Tensor
+    matrix: Tensor
+    scale: Tensor
     damping: Tensor
     moved: Tensor
 
     @classmethod
     def of(cls, q: Tensor, measured: Measured, at: Linearization) -> _Rows:
-        assert at.normal is not None
-        curvature = torch.zeros_like(at.normal) if at.curvature is None else at.curvature
+        assert at.matrix is not None and at.scale is not None
         damping, moved = torch.full_like(at.cost, _FIRST_DAMPING), torch.full_like(at.cost, torch.inf)
-        return cls(torch.arange(q.shape[1], device=q.device), measured, q, at.cost, at.descent, at.normal, curvature, damping, moved)
+        return cls(torch.arange(q.shape[1], device=q.device), measured, q, at.cost, at.descent, at.matrix, at.scale, damping, moved)
 
     def at(self, chosen: Tensor) -> _Rows:
         return _Rows(
@@ -144,34 +148,36 @@ class _Rows:
             self.q[:, chosen],
             self.cost[chosen],
             self.descent[:, chosen],
-            self.normal[chosen],
-            self.curvature[chosen],
+            self.matrix[chosen],
+            self.scale[:, chosen],
             self.damping[chosen],
             self.moved[chosen],
         )
 
     def renewed(self, problem: MarkerProblem, chosen: Tensor) -> _Rows:
         """With the second derivatives of the chosen frames computed anew."""
-        fresh = problem.linearize(self.q[:, chosen], self.measured.at(chosen))
-        normal, curvature = self.normal.clone(), self.curvature.clone()
-        assert fresh.normal is not None
-        normal[chosen] = fresh.normal
-        if fresh.curvature is not None:
-            curvature[chosen] = fresh.curvature
-        return replace(self, normal=normal, curvature=curvature)
+        near = self.moved[chosen] < _SETTLING
+        fresh = problem.linearize(self.q[:, chosen], self.measured.at(chosen), near)
+        matrix, scale = self.matrix.clone(), self.scale.clone()
+        assert fresh.matrix is not None and fresh.scale is not None
+        matrix[chosen], scale[:, chosen] = fresh.matrix, fresh.scale
+        return replace(self, matrix=matrix, scale=scale)
 
     def accepted(self, problem: MarkerProblem, q: Tensor, new: Linearization, better: Tensor, moved: Tensor) -> _Rows:
         """Where the step was ``better`` it is taken, elsewhere not; the damping follows from how well the fall was foretold (Nielsen 1999)."""
         step = (q - self.q)[problem.free]
-        foretold = (step * (self.descent + self.damping * self.normal.diagonal(dim1=1, dim2=2).mT * step)).sum(dim=0)
+        foretold = (step * (self.descent + self.damping * self.scale * step)).sum(dim=0)
         gain = (self.cost - new.cost) / foretold.clamp(min=1e-300)
         lessened = (self.damping * (1.0 - (2.0 * gain - 1.0) ** 3).clamp(0.3, 2.0)).clamp(min=_FIRST_DAMPING)
         least = torch.where((moved > _FAR) & (self.damping < _LIGHT), _HEAVY, _LIGHT).to(moved)
         damping = torch.where(better, lessened, torch.maximum(self.damping * 5.0, least))
-        normal = self.normal if new.normal is None else torch.where(better[:, None, None], new.normal, self.normal)
-        curvature = self.curvature if new.curvature is None else torch.where(better[:, None, None], new.curvature, self.curvature)
+        matrix, scale = self.matrix, self.scale
+        if new.matrix is not None and new.scale is not None:
+            all_better = bool(better.all())
+            matrix = new.matrix if all_better else torch.where(better[:, None, None], new.matrix, matrix)
+            scale = new.scale if all_better else torch.where(better, new.scale, scale)
         q, cost, descent = torch.where(better, q, self.q), torch.where(better, new.cost, self.cost), torch.where(better, new.descent, self.descent)
-        return _Rows(self.index, self.measured, q, cost, descent, normal, curvature, damping, torch.where(better, moved, torch.inf))
+        return _Rows(self.index, self.measured, q, cost, descent, matrix, scale, damping, torch.where(better, moved, torch.inf))
 
 
 def _stepped(problem: MarkerProblem, row: _Rows, factor: Tensor, blocked: Tensor) -> Tensor:
@@ -191,17 +197,24 @@ def _blocked(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> Tensor
 def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tuple[Tensor, Tensor]:
     """Cholesky factors of the damped normal matrices, rows and columns of blocked coordinates made those of the identity."""
     blocked = _blocked(problem, row, still)
-    matrix = row.normal - row.curvature * (row.moved < _SETTLING)[:, None, None]
+    matrix = row.matrix.clone()
     if bool(blocked.any()):
         free = (~blocked).to(matrix.dtype).mT
-        matrix = matrix * free[:, :, None] * free[:, None, :]
+        matrix *= free[:, :, None] * free[:, None, :]
         matrix.diagonal(dim1=1, dim2=2).add_(1.0 - free)
-    damped = row.damping[:, None] * row.normal.diagonal(dim1=1, dim2=2)
-    bent = torch.linalg.cholesky_ex(matrix)[1] != 0
+    damped = (row.damping * row.scale).mT
+    light = not bool((row.damping > _FIRST_DAMPING).any())
+    if light:
+        matrix.diagonal(dim1=1, dim2=2).add_(damped)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    bent = failed != 0
     if bool(bent.any()):
         matrix[bent] = _bent_up(matrix[bent])
-    matrix.diagonal(dim1=1, dim2=2).add_(damped)
-    return torch.linalg.cholesky_ex(matrix)[0], blocked
+    if not light:
+        matrix.diagonal(dim1=1, dim2=2).add_(damped)
+    if not light or bool(bent.any()):
+        factor = torch.linalg.cholesky_ex(matrix)[0]
+    return factor, blocked
 
 
 def _bent_up(matrix: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def fit_markers(
         )
     keys = fitter.fit_keys(_spread(time, fitted, fitter.visible))
     value = _between(time, keys)
-    found = fitter.repaired(fitter.fit(value[fitted], fitted), _LEAP, accuracy)
+    found = fitter.repaired(fitter.fit(value[fitted], fitted, near=True), _LEAP, accuracy)
     value[fitted] = fitter.unwound(found.q)
     settled = np.ones(len(time), bool)
     if smoothing > 0.0:
@@ -201,7 +201,15 @@ class _Fitter:
         self.turning = _turns_freely(mechanics) & ~np.isin(np.arange(len(self.angles)), [task.coordinate for task in drawn])
         self.root = [mechanics.coordinates.index(n) for n in mechanics.root_coordinates]
 
-    def fit(self, start: FloatArray, frames: IntArray, columns: BoolArray | None = None, accuracy: float | None = None, max_steps: int = MAX_STEPS) -> _Poses:
+    def fit(
+        self,
+        start: FloatArray,
+        frames: IntArray,
+        columns: BoolArray | None = None,
+        accuracy: float | None = None,
+        max_steps: int = MAX_STEPS,
+        near: bool = False,
+    ) -> _Poses:
         """Best poses near ``start (frame, coordinate)``, chunk by chunk on all processors."""
         device = self.mechanics.body.device
         wanted = self.accuracy if accuracy is None else accuracy
@@ -209,7 +217,7 @@ class _Fitter:
 
         def solve(part: slice) -> tuple[FloatArray, FloatArray, IntArray, BoolArray]:
             q, rows = self.mechanics.body.tensor(start[part]).mT, torch.as_tensor(frames[part], device=device)
-            end = descend(self.problem, q, rows, wanted, moving, max_steps)
+            end = descend(self.problem, q, rows, wanted, moving, max_steps, near=near)
             return end.q.mT.cpu().numpy(), end.cost.cpu().numpy(), end.steps.cpu().numpy(), end.converged.cpu().numpy()
 
         pieces, done = [], 0
@@ -229,11 +237,17 @@ class _Fitter:
         return replace(keys, q=self.unwound(keys.q))
 
     def unwound(self, q: FloatArray) -> FloatArray:
-        """The same poses ``(frame, coordinate)`` without leaps of whole turns, near the model's default."""
+        """The same poses ``(frame, coordinate)`` without leaps of whole turns, near the model's default.
+
+        Only the root turns further than once; a joint that seems to has leapt between two sets of angles for one pose.
+        """
         out = q.copy()
-        out[:, self.turning] = np.unwrap(q[:, self.turning], axis=0)
-        turns = (np.median(out, axis=0) - self.mechanics.default_values) / (2.0 * np.pi)
-        out[:, self.turning] -= 2.0 * np.pi * np.round(turns)[self.turning]
+        for column in np.flatnonzero(self.turning):
+            default = self.mechanics.default_values[column]
+            followed = np.unwrap(q[:, column])
+            followed -= 2.0 * np.pi * np.round((np.median(followed) - default) / (2.0 * np.pi))
+            wanders = column not in self.root and np.ptp(followed) > 2.0 * np.pi
+            out[:, column] = q[:, column] - 2.0 * np.pi * np.round((q[:, column] - default) / (2.0 * np.pi)) if wanders else followed
         return out
 
     def repaired(self, poses: _Poses, jump: float, accuracy: float) -> _Poses:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,16 +32,17 @@ class Linearization:
     ----------
     cost, descent
         ``(frame,)``, and half of its derivative turned downhill ``(free, frame)``.
-    normal
-        Normal matrix ``(frame, free, free)``, lower part: half of the second derivative but for what follows.
-    curvature
-        What the markers' distances to the model take from it, where these are not small, the same; None where it is not known.
+    matrix
+        Half of the second derivative ``(frame, free, free)``, lower part: the normal matrix, and in the frames where that was asked
+        what the markers' distances to the model add to it, where these are not small.
+    scale
+        Diagonal of the normal matrix alone ``(free, frame)``.
     """
 
     cost: Tensor
     descent: Tensor
-    normal: Tensor | None
-    curvature: Tensor | None = None
+    matrix: Tensor | None = None
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,11 @@ class MarkerProblem:
             drawn=torch.stack([(task.weight * torch.isfinite(task.value))[frames] for task in self.tasks]) if self.tasks else middle[:0],
         )
 
-    def linearize(self, q: Tensor, sums: Measured, *, matrix: bool = True) -> Linearization:
-        """The problem of frames about ``q (coordinate, frame)``, and what was :meth:`measured` in them."""
+    def linearize(self, q: Tensor, sums: Measured, curved: Tensor | None = None) -> Linearization:
+        """The problem of frames about ``q (coordinate, frame)``, and what was :meth:`measured` in them.
+
+        Without ``curved`` there is no matrix; with it, that of Newton where it is true ``(frame,)``, of Gauss and Newton elsewhere.
+        """
         state = self.body.kinematics(q.mT)
         rotation, origin = state.inner_rotation[:, :, self._marked], state.inner_position[:, self._marked]
         center, place = origin - sums.middle[:, None], origin - state.inner_reference[:, None]
@@ -155,18 +159,18 @@ class MarkerProblem:
         wrench = Spatial(twist - cross(turned, center) + cross(place, pull), pull).summed(self._carries)
         motion = state.inner_motion
         descent = (motion.angular * wrench.angular + motion.linear * wrench.linear).sum(dim=0)
-        normal = curvature = None
-        if matrix:
+        matrix = scale = None
+        if curved is not None:
             own = product(product(rotation, sums.second), rotation.transpose(0, 1))
-            normal = self._normal(motion, _moments(sums, turned, place, own))
+            momentum = _moments(sums, turned, place, own).summed(self._carries).momentum(motion)
             dyad = place[:, None] * pull[None] + mixed - turned[:, None] * center[None] - own
-            curvature = None if self._leads else self._curvature(motion, self._carries @ pull, self._carries @ dyad)
-        descent, normal = self._led(q, descent, normal)
-        return self._with_tasks(q, sums, Linearization(cost, descent, normal, curvature))
+            bent = self._bend(motion, self._carries @ pull, self._carries @ dyad) * curved
+            matrix, scale = self._second_derivative(motion, momentum, bent)
+        return self._with_tasks(q, sums, self._led(q, Linearization(cost, descent, matrix, scale)))
 
     def marker_normal(self, q: Tensor, frames: Tensor) -> Tensor:
         """What the markers alone put into the normal matrix ``(frame, free, free)``, lower part."""
-        normal = self.without_tasks().linearize(q, self.measured(frames)).normal
+        normal = self.without_tasks().linearize(q, self.measured(frames), torch.zeros_like(frames, dtype=torch.bool)).matrix
         assert normal is not None
         normal.diagonal(dim1=1, dim2=2).sub_(_STILL)
         return normal
@@ -177,38 +181,43 @@ class MarkerProblem:
         other.tasks = ()
         return other
 
-    def _normal(self, motion: Spatial, moments: Moments) -> Tensor:
-        momentum = moments.summed(self._carries).momentum(motion)
+    def _second_derivative(self, motion: Spatial, momentum: Spatial, bent: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrix and scale; by all coordinates where followers are felt, and then without what ``bent`` adds."""
         if self._leads:
-            return self.body.path_products(momentum, motion)
-        left, right = (torch.cat([part.linear, part.angular])[:, self.free].permute(2, 1, 0).contiguous() for part in (momentum, motion))
-        return (left @ right.mT).mul_(self._path)
+            normal = self.body.path_products(momentum, motion)
+            return normal, normal.diagonal(dim1=1, dim2=2).mT
+        left, right = (torch.cat([part.linear, part.angular])[:, self.free] for part in (momentum, motion))
+        scale = (left * right).sum(dim=0)
+        left, right = torch.cat([left, -bent]), torch.cat([right, right[3:]])
+        return torch.bmm(left.permute(2, 1, 0).contiguous(), right.permute(2, 0, 1).contiguous()).mul_(self._path), scale
 
-    def _curvature(self, motion: Spatial, pull: Tensor, dyad: Tensor) -> Tensor:
-        """Sum of the distances times the second derivatives of the markers' places.
+    def _bend(self, motion: Spatial, pull: Tensor, dyad: Tensor) -> Tensor:
+        """What the markers' distances say against turning what each coordinate moves ``(3, free, frame)``.
 
-        A point that coordinate ``k`` moves by ``v`` is moved by ``j``, which carries ``k``, so that ``v`` turns with ``j``. What
-        functions of coordinates bend is left out; it is small and the answer does not depend on it.
+        A point that coordinate ``k`` moves by ``v`` is moved by ``j``, which carries ``k``, so that ``v`` turns with ``j``: this,
+        times the axis of ``j``, is the distances times the second derivatives of the markers' places. What functions of
+        coordinates bend is left out; it is small and the answer does not depend on it.
         """
         turning = motion.angular[:, self.free]
         spread = dyad[:, :, self.free]
         trace = spread[0, 0] + spread[1, 1] + spread[2, 2]
-        bent = cross(motion.linear[:, self.free], pull[:, self.free]) + turn(spread, turning) - trace * turning
-        return (bent.permute(2, 1, 0) @ turning.permute(2, 0, 1)).mul_(self._path)
+        return cross(motion.linear[:, self.free], pull[:, self.free]) + turn(spread, turning) - trace * turning
 
-    def _led(self, q: Tensor, descent: Tensor, normal: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _led(self, q: Tensor, whole: Linearization) -> Linearization:
         """Hand what pulls at followers on to their leaders, and keep the free coordinates."""
+        descent, matrix = whole.descent, whole.matrix
         for follower, leader, slope in reversed(self.body.coupling_slopes(q.mT) if self._leads else []):
             descent[leader] += slope * descent[follower]
-            if normal is not None:
-                normal[:, leader] += slope[:, None] * normal[:, follower]
-                normal[:, :, leader] += slope[:, None] * normal[:, :, follower]
-        if normal is not None and self._leads:
-            normal = normal[:, self.free][:, :, self.free]
-        return descent[self.free], normal
+            if matrix is not None:
+                matrix[:, leader] += slope[:, None] * matrix[:, follower]
+                matrix[:, :, leader] += slope[:, None] * matrix[:, :, follower]
+        if matrix is None or not self._leads:
+            return replace(whole, descent=descent[self.free])
+        matrix = matrix[:, self.free][:, :, self.free]
+        return Linearization(whole.cost, descent[self.free], matrix, matrix.diagonal(dim1=1, dim2=2).mT.clone())
 
     def _with_tasks(self, q: Tensor, sums: Measured, plain: Linearization) -> Linearization:
-        cost, descent, normal = plain.cost, plain.descent, plain.normal
+        cost, descent, matrix, scale = plain.cost, plain.descent, plain.matrix, plain.scale
         for task, wanted, weight in zip(self.tasks, sums.wanted, sums.drawn, strict=False):
             row = (self.free == task.coordinate).nonzero()
             if not len(row):
@@ -216,11 +225,13 @@ class MarkerProblem:
             off = torch.nan_to_num(wanted - q[task.coordinate])
             cost = cost + weight * off**2
             descent[row[0, 0]] += weight * off
-            if normal is not None:
-                normal[:, row[0, 0], row[0, 0]] += weight
-        if normal is not None:
-            normal.diagonal(dim1=1, dim2=2).add_(_STILL)
-        return Linearization(cost, descent, normal, plain.curvature)
+            if matrix is not None and scale is not None:
+                matrix[:, row[0, 0], row[0, 0]] += weight
+                scale[row[0, 0]] += weight
+        if matrix is not None and scale is not None:
+            matrix.diagonal(dim1=1, dim2=2).add_(_STILL)
+            scale += _STILL
+        return Linearization(cost, descent, matrix, scale)
 
 
 def _moments(sums: Measured, turned: Tensor, place: Tensor, own: Tensor) -> Moments:

@@ -78,13 +78,14 @@ def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, fram
         return q, True
     second = _second_differences(time)
     measured = problem.measured(torch.as_tensor(frames, device=problem.body.device))
+    plain = torch.zeros(len(frames), dtype=torch.bool, device=problem.body.device)
     penalty = weight * second.T @ second
     lower, upper = (bound[:, 0].cpu().numpy() for bound in (problem.lower, problem.upper))
     cost, damping, best, candidate = np.inf, 0.0, q, q
     for _ in range(_MAX_STEPS):
         with torch.no_grad():
-            at = problem.linearize(problem.body.tensor(candidate).mT, measured)
-        assert at.normal is not None
+            at = problem.linearize(problem.body.tensor(candidate).mT, measured, plain)
+        assert at.matrix is not None
         value = candidate[:, free]
         now = float(at.cost.sum()) + weight * float(((second @ value) ** 2).sum())
         if now > cost * (1.0 + 1e-12):
@@ -93,7 +94,7 @@ def _smooth_window(problem: MarkerProblem, time: FloatArray, q: FloatArray, fram
             moved = np.abs(candidate - best).max() if np.isfinite(cost) else np.inf
             best, cost, damping = candidate, now, damping / 10.0
             descent = at.descent.mT.cpu().numpy() - penalty @ value
-            normal = at.normal.cpu().numpy()
+            normal = at.matrix.cpu().numpy()
             if moved < accuracy:
                 return best, True
         blocked = ((best[:, free] <= lower) & (descent < 0)) | ((best[:, free] >= upper) & (descent > 0))
