@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 from xml.etree.ElementTree import Element
 
 from imdy_plugin.adapters.safe_xml import child_text, parse_xml
-from imdy_plugin.errors import FileFormatError
+from imdy_plugin.errors import DataWarning, FileFormatError, suggest
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,15 @@ class Tasks:
 
     marker_weights: tuple[tuple[str, float], ...]
     coordinate_tasks: tuple[CoordinateTask, ...]
+
+
+def warn_of_lost_markers(setup: Path, weights: Iterable[tuple[str, float]], shared: Collection[str], *, stacklevel: int = 4) -> None:
+    """Warn of markers that a setup gives a weight and that are not among those which model and recording share, with the names nearest to the first."""
+    lost = [name for name, weight in weights if weight > 0 and name not in shared]
+    if lost:
+        shown = ", ".join(lost[:6]) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
+        text = f"{setup}: markers with a weight that the model or the recording lacks are left out: {shown}"
+        warnings.warn(f"{text}; '{lost[0]}': {suggest(lost[0], shared)}", DataWarning, stacklevel=stacklevel)
 
 
 class ToolSetup:

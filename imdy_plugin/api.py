@@ -34,7 +34,7 @@ _LONGEST_STEP = 0.1
 _SAME_TIME = 1e-9
 """Difference of time stamps [s] that are the same."""
 
-_PLAUSIBLE_MASS = (5.0, 350.0)
+PLAUSIBLE_MASS = (5.0, 350.0)
 """Body masses [kg] of people."""
 
 _LARGEST_MASS_RATIO = 1.5
@@ -79,7 +79,8 @@ def load_trial(
     ImdyError
         An input cannot be read, or holds what would give a wrong answer.
     """
-    _check_mass(mass)
+    if mass is not None:
+        check_mass(mass)
     loaded = registry.load_model(model) if model is not None else None
     if mass is not None and loaded is not None:
         from imdy_plugin.adapters.opensim_model import scale_mass
@@ -278,13 +279,18 @@ def _with_log_of(trial: Trial, result: xr.Dataset) -> xr.Dataset:
     return result.assign_attrs(log="\n".join([*before, *own]))
 
 
-def _check_mass(mass: float | None) -> None:
-    if mass is None:
-        return
+def check_mass(mass: float, *, stacklevel: int = 3) -> None:
+    """Refuse a body mass [kg] that is none, and warn of one outside :data:`PLAUSIBLE_MASS`.
+
+    Raises
+    ------
+    InputError
+        It is not positive and finite.
+    """
     if not (np.isfinite(mass) and mass > 0):
         raise InputError(f"mass is {mass} kg; give the body mass in kilograms, a positive number")
-    if not _PLAUSIBLE_MASS[0] <= mass <= _PLAUSIBLE_MASS[1]:
-        warnings.warn(f"mass is {mass:g} kg, which no person has; give the body mass in kilograms", DataWarning, stacklevel=3)
+    if not PLAUSIBLE_MASS[0] <= mass <= PLAUSIBLE_MASS[1]:
+        warnings.warn(f"mass is {mass:g} kg, which no person has; give the body mass in kilograms", DataWarning, stacklevel=stacklevel)
 
 
 def _check_mass_of_model(mass: float, model_mass: float) -> None:

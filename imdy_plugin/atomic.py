@@ -1,12 +1,14 @@
-"""Writing a file so that what was there before is lost only when the new one is complete."""
+"""Writing a file so that what was there before is lost only when the new one is complete, and its loss was wanted."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from imdy_plugin.errors import InputError
 
 
 @contextmanager
@@ -28,3 +30,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_free(paths: Iterable[str | os.PathLike[str]], force: bool) -> None:
+    """Refuse to replace files that exist, unless that is wanted.
+
+    Raises
+    ------
+    InputError
+        One of them exists, and ``force`` is not given.
+    """
+    for path in paths:
+        if Path(path).exists() and not force:
+            raise InputError(f"{path} exists and would be replaced; name another file, or say --force (force=True)")

@@ -190,6 +190,7 @@ def scale(
     keep_unmeasured: Annotated[bool, typer.Option("--keep-unmeasured", help="Keep markers that the recording lacks.")] = False,
     asymmetric: Annotated[bool, typer.Option("--asymmetric", help="Let left and right differ; without a setup.")] = False,
     also: Annotated[list[Path] | None, typer.Option("--also", help="A further recording, such as walking; repeat for more; without a setup.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Scale a generic OpenSim model to a person, from a recording and the person's mass, with or without a ScaleTool setup."""
     from imdy_plugin import scaling
@@ -203,6 +204,7 @@ def scale(
             setup=setup,
             markers=markers,
             output=output,
+            force=force,
             preserve_mass_distribution=preserve,
             place_markers=place,
             keep_unmeasured=keep_unmeasured,

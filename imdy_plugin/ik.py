@@ -15,8 +15,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from imdy_plugin import api, schema
-from imdy_plugin.atomic import replacing
-from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, suggest
+from imdy_plugin.atomic import check_free, replacing
+from imdy_plugin.errors import DataWarning, InputError, UnknownNameError
 from imdy_plugin.interfaces import Trial
 
 if TYPE_CHECKING:
@@ -178,13 +178,15 @@ def _frames(time: FloatArray, wanted: tuple[float, float] | None, job: IkSetup |
 
 
 def _wanted(job: IkSetup | None, trial: Trial, weights: Mapping[str, float], tasks: Tasks) -> _Wanted:
+    from imdy_plugin.adapters.tool_setup import warn_of_lost_markers
+
     assert trial.model is not None
     recorded = [str(n) for n in trial.motion["marker"].values]
     chosen: dict[str, float] = {}
     drawn: dict[str, tuple[FloatArray, float]] = {}
     if job is not None:
         _check_constraints(job, trial.model)
-        _warn_of_lost(job, set(recorded) & {str(n) for n in trial.model["marker"].values})
+        warn_of_lost_markers(job.path, job.marker_weights, set(recorded) & {str(n) for n in trial.model["marker"].values})
         given = dict(job.marker_weights)
         chosen = {name: given.get(name, 0.0) for name in recorded}
         drawn = _setup_tasks(job, trial)
@@ -245,14 +247,6 @@ def _check_constraints(job: IkSetup, model: xr.Dataset) -> None:
         )
 
 
-def _warn_of_lost(job: IkSetup, shared: set[str]) -> None:
-    lost = [name for name, weight in job.marker_weights if weight > 0 and name not in shared]
-    if lost:
-        shown = ", ".join(lost[:6]) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
-        text = f"{job.path}: markers with a weight that the model or the recording lacks are left out: {shown}"
-        warnings.warn(f"{text}; '{lost[0]}': {suggest(lost[0], sorted(shared))}", DataWarning, stacklevel=4)
-
-
 @dataclass(frozen=True)
 class IkRun:
     """What :func:`run_ik` found, and the files that it wrote."""
@@ -303,7 +297,7 @@ def run_ik(
     job = _job(setup)
     path = Path(output) if output is not None else _output_path(_source("markers", markers, job), job)
     paths = (path, *([Path(report)] if report is not None else []))
-    _check_free(paths, force)
+    check_free(paths, force)
     trial = _load(model, markers, job, height)
     frames = _frames(trial.motion["time"].values, _range(trial.motion["time"].values, start, stop), job)
     motion = _fitted(trial, _wanted(job, trial, weights or {}, tasks or {}), frames, smoothing, ACCURACY, job)
@@ -315,12 +309,6 @@ def run_ik(
 
 def _output_path(recording: Any, job: IkSetup | None) -> Path:
     return job.output_file if job is not None and job.output_file is not None else Path(f"{Path(recording).stem}_ik.mot")
-
-
-def _check_free(paths: Sequence[Path], force: bool) -> None:
-    for path in paths:
-        if path.exists() and not force:
-            raise InputError(f"{path} exists and would be replaced; name another file, or say --force (force=True)")
 
 
 def _range(time: FloatArray, start: float | None, stop: float | None) -> tuple[float, float] | None:

@@ -13,13 +13,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin import registry
-from imdy_plugin.errors import DataWarning, InputError, UnknownNameError, suggest
+from imdy_plugin import api, registry
+from imdy_plugin.atomic import check_free
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from imdy_plugin.adapters.scale_setup import Measurement, ScaleSetup
+    from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
     from imdy_plugin.solvers.size_fit import SizeFit
 
 FloatArray = NDArray[np.float64]
@@ -28,9 +30,6 @@ Placing = Literal["free", "all", "soft", "none"]
 
 PLAUSIBLE_FACTORS = (0.5, 2.0)
 """Scale factors between a generic adult and a person."""
-
-PLAUSIBLE_MASS = (5.0, 350.0)
-"""Body masses [kg] of people."""
 
 LARGE_SWAY = 0.02
 """Distance [m] from its mean place beyond which a marker is not that of a person who stands still."""
@@ -41,9 +40,6 @@ LARGE_POSE_ERROR = 0.05
 LARGE_OFFSET = 0.1
 """Distance [m] of a marker from where the generic model has it beyond which it may be another one."""
 
-MIN_MARKERS = 6
-"""Fewest markers that model and recording must share for an automatic fit."""
-
 FRAMES = 15
 """Frames of each recording that are fitted automatically, spread over it."""
 
@@ -52,6 +48,9 @@ _VISIBLE = 0.8
 
 _STAMP = 0.1
 """Share of a frame's duration by which rounded time stamps may miss."""
+
+_SAME_TIME = 1e-6
+"""Difference of time stamps [s] that are the same."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ def scale(
     setup: str | os.PathLike[str] | None = None,
     markers: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    force: bool = False,
     preserve_mass_distribution: bool | None = None,
     place_markers: Placing | None = None,
     keep_unmeasured: bool = False,
@@ -136,6 +136,8 @@ def scale(
         Marker set (.xml) that replaces or joins the model's markers; that of the setup where None.
     output
         ``.osim`` file to write, never the generic model; nothing is written where None.
+    force
+        Replace that file where it exists, instead of refusing.
     preserve_mass_distribution
         Whether bodies keep their share of the mass; where None as the setup says, and True without one.
     place_markers
@@ -160,7 +162,8 @@ def scale(
     Warns
     -----
     DataWarning
-        A factor is outside :data:`PLAUSIBLE_FACTORS`, markers have gaps or move, or the scaled model does not fit the static pose.
+        A factor is outside :data:`PLAUSIBLE_FACTORS`, markers have gaps or move, a fit did not come to rest, or the scaled model does not fit
+        the markers.
 
     Examples
     --------
@@ -171,7 +174,7 @@ def scale(
 
     if place_markers not in (None, *get_args(Placing)):
         raise InputError(f"place_markers is '{place_markers}'; {suggest(str(place_markers), get_args(Placing))}")
-    chosen = _Choices(mass, height, markers, output, preserve_mass_distribution, place_markers, keep_unmeasured)
+    chosen = _Choices(mass, height, markers, output, force, preserve_mass_distribution, place_markers, keep_unmeasured)
     if setup is None:
         return _scale_automatically(model, [static, *also], chosen, symmetric)
     if also:
@@ -187,6 +190,7 @@ class _Choices:
     height: float | None
     markers: str | os.PathLike[str] | None
     output: str | os.PathLike[str] | None
+    force: bool
     preserve_mass_distribution: bool | None
     place_markers: Placing | None
     keep_unmeasured: bool
@@ -196,7 +200,7 @@ def _scale_by_setup(job: ScaleSetup, model: Any, static: Any, chosen: _Choices) 
     source = model if model is not None else job.model_file
     if source is None:
         raise InputError(f"{job.path}: names no generic model; give model=...")
-    _check_output(chosen.output, source)
+    _check_output(chosen, source)
     mass = _mass(chosen.mass, job)
     height = chosen.height if chosen.height is not None else job.height
     native = _with_markers(_native(source), chosen.markers if chosen.markers is not None else job.marker_set_file)
@@ -224,10 +228,10 @@ def _scale_automatically(model: Any, recordings: Sequence[Any], chosen: _Choices
 
     if model is None or recordings[0] is None:
         raise InputError(f"no {'generic model' if model is None else 'recording of the person'} is given, and no setup that names one")
-    _check_output(chosen.output, model)
+    _check_output(chosen, model)
     if chosen.mass is None:
         raise InputError("no body mass is given, and no setup that states one; give mass=... in kilograms")
-    _check_mass(chosen.mass)
+    api.check_mass(chosen.mass, stacklevel=4)
     native = _with_markers(_native(model), chosen.markers)
     motions = [_read_markers(source, chosen.height) for source in recordings]
     names, measured = _pooled_frames(motions, native)
@@ -253,6 +257,8 @@ class _Fit:
 
 def _pooled_frames(recordings: Sequence[xr.Dataset], native: Any) -> tuple[list[str], FloatArray]:
     """Markers that the model shares with any recording, and their places in frames spread over all of them ``(frame, marker, 3)``."""
+    from imdy_plugin.solvers.multibody.inverse_kinematics import MIN_MARKERS
+
     model = registry.load_model(native).dataset
     known = {str(name) for name, body in zip(model["marker"].values, model["marker_body"].values, strict=True) if body != "ground"}
     every = list(dict.fromkeys(str(n) for motion in recordings for n in motion["marker"].values))
@@ -293,6 +299,9 @@ def _fitted_size(native: Any, names: list[str], measured: FloatArray, symmetric:
 
 
 def _warn_of_fit(names: Sequence[str], found: SizeFit) -> None:
+    if not found.converged:
+        text = f"the fit of sizes and poses did not come to rest in {found.steps} steps, so that factors are not the most probable ones"
+        warnings.warn(f"{text}; check the markers' names, or give a recording that shows more of them", DataWarning, stacklevel=5)
     distance = np.linalg.norm(found.offset, axis=1)
     far = [f"{name} {1e3 * d:.0f} mm" for name, d in zip(names, distance, strict=True) if d > LARGE_OFFSET]
     if far:
@@ -369,11 +378,16 @@ def _with_markers(native: Any, marker_set: str | os.PathLike[str] | None) -> Any
     return native if marker_set is None else with_marker_set(native, marker_set)
 
 
-def _check_output(output: str | os.PathLike[str] | None, generic: Any) -> None:
-    if output is None or not isinstance(generic, (str, os.PathLike)):
+def _check_output(chosen: _Choices, generic: Any) -> None:
+    """Refuse to overwrite the generic model, whatever was said, and another file unless it was."""
+    if chosen.output is None:
         return
-    if Path(output).resolve() == Path(generic).resolve() or (Path(output).exists() and Path(generic).exists() and Path(output).samefile(generic)):
-        raise InputError(f"the scaled model would overwrite the generic one, '{output}'; give another output")
+    target = Path(chosen.output)
+    if isinstance(generic, (str, os.PathLike)):
+        source = Path(generic)
+        if target.resolve() == source.resolve() or (target.exists() and source.exists() and target.samefile(source)):
+            raise InputError(f"the scaled model would overwrite the generic one, '{target}'; give another output")
+    check_free([target], chosen.force)
 
 
 def _mass(mass: float | None, job: ScaleSetup) -> float | None:
@@ -381,15 +395,8 @@ def _mass(mass: float | None, job: ScaleSetup) -> float | None:
     if chosen is None and job.scales:
         raise InputError(f"{job.path}: states no mass; give mass=... in kilograms")
     if chosen is not None:
-        _check_mass(chosen)
+        api.check_mass(chosen, stacklevel=5)
     return chosen
-
-
-def _check_mass(mass: float) -> None:
-    if not (np.isfinite(mass) and mass > 0):
-        raise InputError(f"the mass is {mass} kg; give a positive number of kilograms")
-    if not PLAUSIBLE_MASS[0] <= mass <= PLAUSIBLE_MASS[1]:
-        warnings.warn(f"the mass is {mass:g} kg, which no person has; give the body mass in kilograms", DataWarning, stacklevel=4)
 
 
 def _scaled(native: Any, factors: Mapping[str, FloatArray], mass: float | None, preserve: bool) -> Any:
@@ -539,6 +546,7 @@ def _first(names: Sequence[str]) -> str:
 def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, placing: Placing, keep_unmeasured: bool) -> _Placement:
     """Fit the static pose and move the free markers, in place."""
     from imdy_plugin.adapters.scaled_model import fixed_markers, keep_markers, move_markers
+    from imdy_plugin.adapters.tool_setup import warn_of_lost_markers
     from imdy_plugin.solvers.multibody.mechanics import body_mechanics
     from imdy_plugin.solvers.static_pose import fit_pose
 
@@ -551,10 +559,10 @@ def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, placing: Placing, k
         some = next(iter(measured), "")
         raise InputError(f"model and static trial share no marker; '{some}': {suggest(some, mechanics.markers)} Rename them, or give a marker set")
     given = dict(job.marker_weights)
-    _warn_of_tasks(job, names)
+    warn_of_lost_markers(job.path, job.marker_weights, names, stacklevel=5)
     weights = np.array([given.get(name, 0.0) for name in names])
     target = np.array([measured[name] for name in names])
-    found = fit_pose(mechanics, names, target, weights, _targets(job, mechanics, scaled))
+    found = fit_pose(mechanics, names, target, weights, _targets(job, mechanics, scaled, _start(motion, job.place_range)))
     distance = np.linalg.norm(found.position - target, axis=1)
     error = {name: float(d) for name, d, w in zip(names, distance, weights, strict=True) if w > 0}
     _warn_of_pose(error)
@@ -562,13 +570,6 @@ def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, placing: Placing, k
     held = set() if placing == "all" else fixed_markers(scaled)
     moved = move_markers(scaled, {n: measured[n] for n in names if n not in held}, found.value)
     return _Placement(found.value, error, moved, removed)
-
-
-def _warn_of_tasks(job: ScaleSetup, names: Sequence[str]) -> None:
-    lost = [name for name, weight in job.marker_weights if weight > 0 and name not in names]
-    if lost:
-        text = f"{job.path}: markers with a weight that the model or the static trial lacks are left out: {_first(lost)}"
-        warnings.warn(f"{text}; '{lost[0]}': {suggest(lost[0], names)}", DataWarning, stacklevel=5)
 
 
 def _warn_of_pose(error: Mapping[str, float]) -> None:
@@ -580,26 +581,39 @@ def _warn_of_pose(error: Mapping[str, float]) -> None:
         warnings.warn(f"{text}; check marker names, measurements and the pose", DataWarning, stacklevel=5)
 
 
-def _targets(job: ScaleSetup, mechanics: Any, scaled: Any) -> dict[str, tuple[float, float]]:
+def _start(motion: xr.Dataset, wanted: tuple[float, float] | None) -> float:
+    """Time [s] for which a file of coordinates tells the static pose: the start of its range, as in OpenSim, or of the recording."""
+    first = float(motion["time"].values[0])
+    return max(wanted[0], first) if wanted else first
+
+
+def _targets(job: ScaleSetup, mechanics: BodyMechanics, scaled: Any, time: float) -> dict[str, tuple[float, float]]:
     """What coordinates are drawn to, with which weight."""
-    targets = {}
     for task in job.coordinate_tasks:
         if task.coordinate not in mechanics.coordinates:
             raise UnknownNameError("coordinate", task.coordinate, mechanics.coordinates, f"in the model, but {job.path} draws it to a value")
-        if task.source == "default_value":
-            value = float(mechanics.default_values[mechanics.coordinates.index(task.coordinate)])
-        else:
-            value = task.value if task.source == "manual_value" else _value_in_file(job, task.coordinate, scaled)
+    from_file = [task.coordinate for task in job.coordinate_tasks if task.source == "from_file"]
+    filed = _values_in_file(job, from_file, scaled, time) if from_file else {}
+    defaults = dict(zip(mechanics.coordinates, np.asarray(mechanics.default_values, float).tolist(), strict=True))
+    targets = {}
+    for task in job.coordinate_tasks:
+        value = task.value if task.source == "manual_value" else (defaults if task.source == "default_value" else filed)[task.coordinate]
         targets[task.coordinate] = value, task.weight
     return targets
 
 
-def _value_in_file(job: ScaleSetup, coordinate: str, scaled: Any) -> float:
-    """Value of a coordinate in the setup's file at the time of the static pose."""
-    from imdy_plugin.adapters.coordinates import read_coordinates
+def _values_in_file(job: ScaleSetup, names: Sequence[str], scaled: Any, at: float) -> dict[str, float]:
+    """Values [rad or m] of coordinates in the setup's file at a time [s], on straight lines between its rows."""
+    from imdy_plugin.adapters.coordinates import read_coordinate_columns
 
     if job.coordinate_file is None:
-        raise InputError(f"{job.path}: takes '{coordinate}' from a file, but names no coordinate_file")
-    motion = read_coordinates(job.coordinate_file, registry.load_model(scaled).dataset, use_defaults=True)
-    values, time = motion["coordinate_value"].sel(coordinate=coordinate).values, motion["time"].values
-    return float(np.interp(job.place_range[0] if job.place_range else time[0], time, values))
+        raise InputError(f"{job.path}: takes '{names[0]}' from a file, but names no coordinate_file")
+    time, values = read_coordinate_columns(job.coordinate_file, registry.load_model(scaled).dataset, names)
+    slack = _STAMP * float(np.median(np.diff(time))) if len(time) > 1 else _SAME_TIME
+    if not time[0] - slack <= at <= time[-1] + slack:
+        raise FileFormatError(
+            job.coordinate_file,
+            f"covers {time[0]:g} to {time[-1]:g} s, but the static pose, which takes {', '.join(names)} from it, starts at {at:g} s",
+            "give a file that covers it, or set value_type to manual_value",
+        )
+    return {name: float(np.interp(at, time, column)) for name, column in zip(names, values.T, strict=True)}

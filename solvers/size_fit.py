@@ -19,6 +19,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from imdy_plugin.errors import SolverError
 from imdy_plugin.progress import report_progress
 from imdy_plugin.solvers.multibody.chunks import one_thread
 
@@ -30,12 +31,18 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int_]
 
 _MAX_STEPS = 60
+_MAX_REFUSALS = 12
+"""Steps, each ten times shorter than the one before, after which none is sought any more."""
 _SETTLED = 1e-5
 """Share of the cost that the last step may still have gained."""
+_UNSETTLED = 1e-4
+"""Share of the cost that a step without damping may still promise where the fit has settled."""
 _LIMB_MIDDLE = (0.2, 0.8)
 """Part of the way between a limb segment's joints where a marker sits on soft tissue."""
 _HOLD = 1e-9
 """Precision with which the root is drawn to its default, so that what nothing tells stays there."""
+_SCALED_JOINT = "CustomJoint"
+"""Type of the joints whose translations grow with their parent."""
 _SHORTEST_PAIR = 0.03
 """Distance [m] between markers on the generic model from which it says something about size."""
 _SHORTEST_LIMB = 0.12
@@ -89,6 +96,8 @@ class SizeFit:
         Standard deviation of the logarithm of each factor, prior and markers together ``(body, 3)``.
     steps
         Number of steps taken.
+    converged
+        Whether the steps ended because none gains anything any more.
     """
 
     factors: FloatArray
@@ -98,10 +107,14 @@ class SizeFit:
     marker_rms: FloatArray
     uncertainty: FloatArray
     steps: int
+    converged: bool
 
 
 def scaled_dataset(model: xr.Dataset, factors: FloatArray) -> xr.Dataset:
-    """The geometry of a model whose bodies are scaled by ``factors (body, 3)``, as OpenSim scales it; masses are not changed."""
+    """The geometry of a model whose bodies are scaled by ``factors (body, 3)``, as OpenSim scales it; masses are not changed.
+
+    Translations of a CustomJoint are scaled with its parent; those of the other joints are lengths, which OpenSim leaves alone.
+    """
     bodies = [str(b) for b in model["body"].values]
     by_name = dict(zip(bodies, factors, strict=True)) | {"ground": np.ones(3)}
 
@@ -109,7 +122,8 @@ def scaled_dataset(model: xr.Dataset, factors: FloatArray) -> xr.Dataset:
         scale = np.array([by_name[str(owner)] for owner in model[owners].values]).reshape(-1, 3)
         return model[variable].copy(data=model[variable].values * scale)
 
-    transforms = [_scaled_transform(str(t), by_name[str(p)]) for t, p in zip(model["joint_transform"].values, model["joint_parent"].values, strict=True)]
+    joints = zip(*(model[name].values for name in ("joint_type", "joint_transform", "joint_parent")), strict=True)
+    transforms = [_scaled_transform(str(text), by_name[str(parent)]) if str(kind) == _SCALED_JOINT else str(text) for kind, text, parent in joints]
     return model.assign(
         marker_location=times("marker_location", "marker_body"),
         joint_parent_location=times("joint_parent_location", "joint_parent"),
@@ -180,11 +194,13 @@ class SizeProblem:
     # What does not change -------------------------------------------------------------------------------------------------
 
     def _read_tree(self) -> None:
-        """For each body the one that it hangs on (-1: ground), and where its joint is in both, in the generic model's default pose."""
-        self.parent = np.full(len(self.bodies), -1)
-        for parent, child in zip(self.model["joint_parent"].values, self.model["joint_child"].values, strict=True):
+        """For each body the one that it hangs on (-1: ground), whether its joint's translations grow with that, and which markers are on soft tissue."""
+        self.parent, self.stretches = np.full(len(self.bodies), -1), np.zeros(len(self.bodies), bool)
+        joints = (self.model[name].values for name in ("joint_type", "joint_parent", "joint_child"))
+        for kind, parent, child in zip(*joints, strict=True):
             if str(child) in self.bodies and str(parent) in self.bodies:
                 self.parent[self.bodies.index(str(child))] = self.bodies.index(str(parent))
+                self.stretches[self.bodies.index(str(child))] = str(kind) == _SCALED_JOINT
         order: list[int] = []
         while len(order) < len(self.bodies):
             order += [b for b in range(len(self.bodies)) if b not in order and (self.parent[b] == -1 or self.parent[b] in order)]
@@ -327,18 +343,19 @@ class _Point:
     def size_slopes(self) -> FloatArray:
         """Derivatives of the markers by the logarithms of the factors ``(frame, marker, 3, 3 bodies)``.
 
-        A body's origin is that of its parent, plus the way to its joint in the parent, which is scaled with the parent, less the way from its
-        own origin to the joint, scaled with itself. Rotations do not depend on size.
+        A body's origin is that of its parent, plus the way to its joint in the parent, which is scaled with the parent (of other joints than
+        CustomJoints without their translation), less the way from its own origin to the joint, scaled with itself. Rotations do not depend on size.
         """
         problem, (frames, bodies) = self.problem, self.position.shape[:2]
-        child = self.body.joint_child_location.numpy()
+        parent, child = self.body.joint_parent_location.numpy(), self.body.joint_child_location.numpy()
         joint = _joints(self.rotation, self.position, child)
         origin = np.zeros((frames, bodies, 3, bodies, 3))
         for c in problem.order:
             b = int(problem.parent[c])
             if b != -1:
                 origin[:, c] = origin[:, b]
-                way = np.einsum("fji,fj->fi", self.rotation[:, b], joint[:, c] - self.position[:, b])
+                moved = np.einsum("fji,fj->fi", self.rotation[:, b], joint[:, c] - self.position[:, b])
+                way = moved if problem.stretches[c] else np.broadcast_to(parent[c], moved.shape)
                 origin[:, c, :, b] += self.rotation[:, b] * way[:, None, :]
             origin[:, c, :, c] -= self.rotation[:, c] * child[c]
         slopes = origin[:, problem.marker_body]
@@ -391,16 +408,20 @@ def fit_size(problem: SizeProblem) -> SizeFit:
     ------
     InputError
         The markers do not tell where the model is in any frame.
+    SolverError
+        Neither markers nor prior tell something that is sought.
     """
     size = overall_size(problem.model, problem.names, problem.measured)
     with one_thread():
         state = _Fit(problem, problem.start(size), size)
+        ended = False
         for step in range(_MAX_STEPS):
             report_progress("fitting the size", step, _MAX_STEPS)
-            if state.step():
+            ended = state.step()
+            if ended:
                 break
         report_progress("fitting the size", _MAX_STEPS, _MAX_STEPS)
-        return state.result(step + 1)
+        return state.result(step + 1, ended)
 
 
 class _Fit:
@@ -415,9 +436,9 @@ class _Fit:
         self.cost = problem.cost(self.point, self.size)
 
     def step(self) -> bool:
-        """One accepted step, or as many refused ones as it takes to find one; whether nothing moves any more."""
+        """One accepted step, or as many refused ones as it takes to find one; whether it gained next to nothing, or there is none."""
         equations = self._equations()
-        for _ in range(12):
+        for _ in range(_MAX_REFUSALS):
             change_pose, change_shared = equations.solve(self.damping)
             size = self.size + change_shared[: len(self.size)]
             offset = self.offset + change_shared[len(self.size) :].reshape(-1, 3)
@@ -464,16 +485,18 @@ class _Fit:
         q = pose[:, self.problem.free]
         return q <= lower, q >= upper
 
-    def result(self, steps: int) -> SizeFit:
+    def result(self, steps: int, ended: bool) -> SizeFit:
         """What was found, with the markers at the mean of where they were measured on their bodies."""
         problem, point = self.problem, self.point
         away = problem.measured - (point.place - np.einsum("fmij,mj->fmi", point.rotation[:, problem.marker_body], self.offset))
         measured = np.einsum("fmji,fmj->fmi", point.rotation[:, problem.marker_body], away)
         offset = np.nanmean(measured, axis=0)
         rms: FloatArray = np.sqrt(np.nanmean(((measured - offset) ** 2).sum(axis=-1), axis=0))
-        covariance = self._equations().covariance(len(self.size))
+        equations = self._equations()
+        covariance = equations.covariance(len(self.size))
+        converged = ended and equations.promised() <= _UNSETTLED * max(self.cost, 1.0)
         spread = np.sqrt(np.einsum("ij,jk,ik->i", problem.mixing, covariance, problem.mixing)).reshape(-1, 3)
-        return SizeFit(problem.factors(self.size), offset, problem.technical, point.pose, rms, spread, steps)
+        return SizeFit(problem.factors(self.size), offset, problem.technical, point.pose, rms, spread, steps, converged)
 
 
 def _block(first: FloatArray, diagonal: FloatArray) -> FloatArray:
@@ -531,6 +554,11 @@ class _Equations:
         change = -_solution(shared - eliminated[:, :-1], (self.shared_gradient - eliminated[:, -1])[:, None])[:, 0]
         return -solved[..., -1] - solved[..., :-1] @ change, change
 
+    def promised(self) -> float:
+        """How much a step without damping would lower the cost, were the problem linear."""
+        pose, shared = self.solve(0.0)
+        return -float((self.pose_gradient * pose).sum() + self.shared_gradient @ shared)
+
     def covariance(self, count: int) -> FloatArray:
         """Covariance of the first ``count`` of what frames share."""
         shares = len(self.shared)
@@ -546,5 +574,11 @@ def _product(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _solution(matrix: FloatArray, right: FloatArray) -> FloatArray:
-    solved: FloatArray = torch.linalg.solve(torch.from_numpy(matrix), torch.from_numpy(np.ascontiguousarray(right))).numpy()
+    solution, info = torch.linalg.solve_ex(torch.from_numpy(matrix), torch.from_numpy(np.ascontiguousarray(right)))
+    solved: FloatArray = solution.numpy()
+    if bool(info.any()) or not np.isfinite(solved).all():
+        raise SolverError(
+            "the fit of a person's size has no single answer: neither the markers nor what is known before tell some size, place or pose; "
+            "give frames that show more of the model's markers, finite spreads in the prior, or a ScaleTool setup (setup=...)"
+        )
     return solved

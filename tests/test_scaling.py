@@ -16,17 +16,19 @@ from imdy_plugin import registry
 from imdy_plugin._opensim import import_opensim, silenced
 from imdy_plugin.adapters.scale_setup import read_scale_setup
 from imdy_plugin.adapters.scaled_model import default_marker_positions, scale_model, write_model
+from imdy_plugin.adapters.storage import write_table
 from imdy_plugin.adapters.trc import write_trc
 from imdy_plugin.cli import app
-from imdy_plugin.errors import DataWarning, FileFormatError, InputError, UnknownNameError
+from imdy_plugin.errors import DataWarning, FileFormatError, InputError, SolverError, UnknownNameError
 from imdy_plugin.scaling import ScaledModel, scale
 from imdy_plugin.schema import new_motion
+from imdy_plugin.solvers import size_fit
 from imdy_plugin.solvers.kinematics import coordinates_of
 from imdy_plugin.solvers.multibody import Multibody
 from imdy_plugin.solvers.multibody.inverse_kinematics import fit_markers
 from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 from imdy_plugin.solvers.opensim_mechanics import OpenSimMechanics
-from imdy_plugin.solvers.size_fit import SizeProblem, mirrored, scaled_dataset
+from imdy_plugin.solvers.size_fit import SizePrior, SizeProblem, fit_size, mirrored, scaled_dataset
 from imdy_plugin.solvers.static_pose import fit_pose
 
 FloatArray = NDArray[np.float64]
@@ -293,9 +295,23 @@ def test_the_generic_model_is_never_overwritten(generic: Path, standing: Path, s
 def test_a_failed_run_leaves_the_old_file(generic: Path, standing: Path, setup: Callable[..., Path], tmp_path: Path) -> None:
     old = tmp_path / "scaled.osim"
     old.write_text("before")
-    with pytest.raises(InputError):
-        scale(generic, standing, setup=setup(), mass=-1.0, output=old)
+    with pytest.raises(InputError, match="positive"):
+        scale(generic, standing, setup=setup(), mass=-1.0, output=old, force=True)
     assert old.read_text() == "before"
+
+
+def test_an_older_file_is_replaced_only_when_told(generic: Path, standing: Path, setup: Callable[..., Path], person: Any, tmp_path: Path) -> None:
+    old = tmp_path / "scaled.osim"
+    old.write_text("before")
+    for arguments in ({"static": standing, "setup": setup()}, {"static": moving(person, 2), "mass": 70.0}):
+        with pytest.raises(InputError, match=r"scaled.osim exists and would be replaced.*--force"):
+            scale(generic, **arguments, output=old)
+        assert old.read_text() == "before"
+    scale(generic, standing, setup=setup(), output=old, force=True)
+    assert imdy_plugin.load_trial(old, standing).mass == pytest.approx(72.6)
+    copy = Path(shutil.copy(generic, tmp_path / "generic.osim"))
+    with pytest.raises(InputError, match="overwrite the generic"):
+        scale(copy, standing, setup=setup(), output=copy, force=True)
 
 
 def test_what_is_applied_later_wins(generic: Path, standing: Path, setup: Callable[..., Path]) -> None:
@@ -346,6 +362,45 @@ def test_markers_without_a_task_are_placed_but_do_not_pull(generic: Path, standi
     assert "RTH1" not in person.marker_error and "RTH1" in person.moved
 
 
+def ramp(path: Path, coordinate: str, ends: tuple[float, float] = (0.2, 0.7), span: tuple[float, float] = (0.0, 0.5)) -> Path:
+    """A file of one coordinate that goes straight from one value [rad] to another; in degrees, which OpenSim takes whatever the header says."""
+    values = np.rad2deg(np.linspace(*ends, 31))
+    return write_table(path, [coordinate], np.linspace(*span, 31), values[:, None], in_degrees=True, name="Coordinates")
+
+
+PULLED = "".join(f'<IKMarkerTask name="{n}"><weight>1</weight></IKMarkerTask>' for n in ("RASI", "LASI", "RPSI", "LPSI", "C7", "CLAV", "RLFC", "LLFC"))
+PULLED += '<IKCoordinateTask name="elbow_flex_r"><weight>1e6</weight><value_type>from_file</value_type></IKCoordinateTask>'
+
+
+def test_a_coordinate_from_a_file_has_its_value_there_where_the_pose_starts(generic: Path, standing: Path, setup: Callable[..., Path], tmp_path: Path) -> None:
+    ramp(tmp_path / "pose.mot", "elbow_flex_r")
+    path = setup(tasks=PULLED, extra="<coordinate_file>pose.mot</coordinate_file>")
+    assert scale(generic, standing, setup=path).pose["elbow_flex_r"] == pytest.approx(0.3, abs=1e-6)
+    theirs = opensim_tool(path, generic, standing, tmp_path)[2]
+    assert theirs["elbow_flex_r"] == pytest.approx(0.3, abs=1e-3)
+    whole = setup(tasks=PULLED, extra="<coordinate_file>pose.mot</coordinate_file>", range_="-1 -1")
+    assert scale(generic, standing, setup=whole).pose["elbow_flex_r"] == pytest.approx(0.2, abs=1e-6)
+
+
+def test_a_file_that_lacks_a_coordinate_or_the_time_of_the_pose_is_refused(generic: Path, standing: Path, setup: Callable[..., Path], tmp_path: Path) -> None:
+    path = setup(tasks=PULLED, extra="<coordinate_file>pose.mot</coordinate_file>")
+    ramp(tmp_path / "pose.mot", "elbow_flex_l")
+    with pytest.raises(FileFormatError, match=r"pose.mot: holds no coordinate 'elbow_flex_r'.*elbow_flex_l"):
+        scale(generic, standing, setup=path)
+    for span in ((0.2, 0.5), (-1.0, 0.05)):
+        ramp(tmp_path / "pose.mot", "elbow_flex_r", span=span)
+        with pytest.raises(FileFormatError, match=r"pose.mot: covers .* elbow_flex_r .* starts at 0.1 s"):
+            scale(generic, standing, setup=path)
+    with pytest.raises(InputError, match="names no coordinate_file"):
+        scale(generic, standing, setup=setup(tasks=PULLED))
+
+
+def test_markers_that_a_setup_wants_in_vain_are_named(generic: Path, standing: Path, setup: Callable[..., Path]) -> None:
+    tasks = setup_text().split("<IKTaskSet><objects>")[1].split("</objects></IKTaskSet>")[0]
+    with pytest.warns(DataWarning, match="left out: RASIS; 'RASIS': nearest: RASI"):
+        scale(generic, standing, setup=setup(tasks=tasks + '<IKMarkerTask name="RASIS"><weight>1</weight></IKMarkerTask>'))
+
+
 # Bad input -------------------------------------------------------------------------------------------------------------
 
 
@@ -370,7 +425,7 @@ def test_unknown_bodies_and_coordinates_are_named(generic: Path, standing: Path,
 
 @pytest.mark.parametrize("mass", [0.0, -70.0, float("nan"), float("inf")])
 def test_the_mass_must_be_positive(generic: Path, standing: Path, setup: Callable[..., Path], mass: float) -> None:
-    with pytest.raises(InputError, match="positive number of kilograms"):
+    with pytest.raises(InputError, match="in kilograms, a positive number"):
         scale(generic, standing, setup=setup(), mass=mass)
 
 
@@ -505,6 +560,12 @@ def test_the_command_writes_a_model(generic: Path, standing: Path, setup: Callab
     done = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert "65.5 kg" in done.output and "femur_r" in done.output and (tmp_path / "me.osim").is_file()
+    before = (tmp_path / "me.osim").read_text()
+    arguments[arguments.index(65.5)] = 60.0
+    again = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    assert again.exit_code == 2 and "--force" in again.output and (tmp_path / "me.osim").read_text() == before
+    forced = CliRunner().invoke(app, [str(a) for a in [*arguments, "--force"]], env={"COLUMNS": "200"})
+    assert forced.exit_code == 0 and (tmp_path / "me.osim").read_text() != before
     bad = CliRunner().invoke(app, ["scale", str(generic), str(standing), "--setup", str(setup()), "--output", "me.txt"], env={"COLUMNS": "200"})
     assert bad.exit_code == 2 and ".osim" in bad.output
 
@@ -624,6 +685,55 @@ def test_the_fits_scaled_geometry_is_opensims_for_published_models(data_dir: Pat
     np.testing.assert_allclose(ours.marker_positions(ours.tensor(q)).numpy(), mechanics.marker_positions(q), atol=1e-6)
 
 
+def with_sliding_joint(kind: str = "SliderJoint") -> Any:
+    """A trunk that moves freely, with a carriage on it that slides along an axis oblique to both."""
+    opensim = import_opensim()
+    model = opensim.Model()
+    bodies = [opensim.Body(name, 5.0, opensim.Vec3(0), opensim.Inertia(0.1, 0.1, 0.1)) for name in ("trunk", "carriage")]
+    for body in bodies:
+        model.addBody(body)
+    root = opensim.FreeJoint("root", model.getGround(), opensim.Vec3(0), opensim.Vec3(0), bodies[0], opensim.Vec3(0), opensim.Vec3(0))
+    ends = bodies[0], opensim.Vec3(0.1, 0.2, -0.1), opensim.Vec3(0.3, -0.2, 0.5), bodies[1], opensim.Vec3(-0.05, 0.1, 0.02), opensim.Vec3(0.0, 0.4, 0.1)
+    slide = getattr(opensim, kind)("slide", *ends)
+    for joint in (root, slide):
+        model.addJoint(joint)
+    for body in bodies:
+        for number, place in enumerate(0.2 * np.eye(3)):
+            model.addMarker(opensim.Marker(f"{body.getName()}{number}", body, opensim.Vec3(*place.tolist())))
+    model.finalizeConnections()
+    return model
+
+
+def carriage(model: Any, value: float) -> tuple[Any, FloatArray]:
+    """The dataset of the sliding model, and a pose in which the carriage is ``value`` along its axes."""
+    dataset = registry.load_model(model).dataset
+    return dataset, np.where(dataset["coordinate_joint"].values == "slide", value, 0.3)[None]
+
+
+@pytest.mark.parametrize("kind", ["SliderJoint", "PlanarJoint", "FreeJoint"])
+def test_only_custom_joints_translations_are_scaled_as_in_opensim(kind: str) -> None:
+    model = with_sliding_joint(kind)
+    dataset, q = carriage(model, 0.5)
+    factors = {"trunk": np.array([2.0, 2.0, 2.0]), "carriage": np.array([1.0, 1.3, 0.9])}
+    mechanics = OpenSimMechanics(scale_model(model, factors, 10.0, preserve_mass_distribution=True))
+    ours = Multibody(scaled_dataset(dataset, np.array(list(factors.values()))))
+    np.testing.assert_allclose(ours.marker_positions(ours.tensor(q)).numpy(), mechanics.marker_positions(q), atol=1e-9)
+    taken = dataset.assign(joint_type=dataset["joint_type"].copy(data=["CustomJoint"] * 2))
+    wrong = Multibody(scaled_dataset(taken, np.array(list(factors.values()))))
+    assert np.abs(wrong.marker_positions(wrong.tensor(q)).numpy() - mechanics.marker_positions(q)).max() > 0.1
+
+
+def test_derivatives_of_the_fit_are_exact_where_a_joint_slides() -> None:
+    dataset, q = carriage(with_sliding_joint(), 0.5)
+    names = [str(n) for n in dataset["marker"].values]
+    problem = SizeProblem(dataset, names, np.zeros((1, len(names), 3)))
+    size, offset, step = np.full(problem.mixing.shape[1], 0.05), np.zeros((len(names), 3)), 1e-6
+    slopes = problem.evaluate(size, offset, q).size_slopes() @ problem.mixing
+    for column, change in enumerate(step * np.eye(len(size))):
+        two = [problem.evaluate(size + sign * change, offset, q).place for sign in (1, -1)]
+        np.testing.assert_allclose((two[0] - two[1]) / (2 * step), slopes[..., column], atol=1e-8)
+
+
 def rms_of_another_movement(model: Any, person: Any) -> float:
     motion = moving(person, seed=5)
     mechanics = body_mechanics(registry.load_model(model).dataset)
@@ -651,6 +761,35 @@ def test_what_no_marker_tells_follows_the_body(loose: Any) -> None:
     for factors in found.factors.values():
         np.testing.assert_allclose(factors, 1.12, rtol=0.02)
     assert found.uncertainty["hand_r"][1] > 2 * found.uncertainty["femur_r"][1]
+
+
+def test_a_fit_that_does_not_come_to_rest_is_told(loose: Any, person: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, _ = problem_of(loose, moving(person))
+    found = fit_size(problem)
+    assert found.converged and 1 < found.steps < 60
+    monkeypatch.setattr(size_fit, "_MAX_STEPS", 2)
+    hasty = fit_size(problem)
+    assert not hasty.converged and hasty.steps == 2
+    with pytest.warns(DataWarning, match="did not come to rest in 2 steps"):
+        scale(loose, moving(person), mass=70.0)
+
+
+def test_a_fit_whose_every_step_is_refused_is_told(loose: Any, person: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, _ = problem_of(loose, moving(person))
+    found, cost, calls = fit_size(problem), SizeProblem.cost, iter(range(1000))
+    monkeypatch.setattr(SizeProblem, "cost", lambda *given: cost(*given) + 1e6 * next(calls))
+    refused = fit_size(problem)
+    assert refused.steps == 1 and not refused.converged and found.converged
+
+
+def test_what_neither_markers_nor_prior_tell_is_an_error_with_advice(loose: Any, person: Any) -> None:
+    motion = moving(person)
+    legs = [str(n) for n in motion["marker"].values if str(n)[1:3] in ("TH", "TB", "LF", "MF", "LM", "MM", "AS", "PS")]
+    told = motion.sel(marker=legs)
+    for prior in (SizePrior(axis=np.inf), SizePrior(angle=np.inf)):
+        problem = SizeProblem(registry.load_model(loose).dataset, legs, told["marker_position"].values, prior=prior)
+        with pytest.raises(SolverError, match=r"no single answer.*more of the model's markers"):
+            fit_size(problem)
 
 
 def test_left_and_right_may_differ_when_asked(loose: Any, person: Any) -> None:
