@@ -27,6 +27,10 @@ PARAMETERS = ("body_mass", "body_center_of_mass", "body_inertia", "marker_locati
 """What :meth:`Multibody.replace` can put tensors in the place of."""
 
 
+_FEW = 8192
+"""Numbers up to which it is the number of calls that costs, not what they do."""
+
+
 @dataclass(frozen=True)
 class Load:
     """One external load on one body, all in the ground frame.
@@ -703,6 +707,9 @@ def second_moment(arm: Tensor) -> Tensor:
 
 def cross(a: Tensor, b: Tensor) -> Tensor:
     """Cross products of vectors with their components first."""
+    if max(a.numel(), b.numel()) < _FEW:
+        together: Tensor = torch.linalg.cross(a, b, dim=0)
+        return together
     (ax, ay, az), (bx, by, bz) = a, b
     return torch.stack([torch.addcmul(ay * bz, az, by, value=-1), torch.addcmul(az * bx, ax, bz, value=-1), torch.addcmul(ax * by, ay, bx, value=-1)])
 
@@ -715,10 +722,11 @@ def _cross_rows(a: Tensor, b: Tensor) -> Tensor:
 
 def turn(matrix: Tensor, vector: Tensor) -> Tensor:
     """Products ``(3, ...)`` of matrices ``(3, 3, ...)`` and vectors ``(3, ...)``."""
+    if matrix.numel() < _FEW:
+        return (matrix * vector[None]).sum(dim=1)
     return torch.addcmul(torch.addcmul(matrix[:, 0] * vector[0], matrix[:, 1], vector[1]), matrix[:, 2], vector[2])
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Products of matrices ``(3, 3, ...)``."""
-    left, right = a[:, :, None], b[None]
-    return torch.addcmul(torch.addcmul(left[:, 0] * right[:, 0], left[:, 1], right[:, 1]), left[:, 2], right[:, 2])
+    return (a[:, :, None] * b[None]).sum(dim=1)

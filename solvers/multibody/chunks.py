@@ -50,8 +50,14 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_processors(), "imdy-chunks", initializer=torch.set_num_threads, initargs=(1,))
 
 
+def _begin_as_child() -> None:
+    """A forked process has none of its parent's threads: neither those kept here nor torch's own, which an operation would await for ever."""
+    _pool.cache_clear()
+    torch.set_num_threads(1)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_begin_as_child)
 
 
 def _processors() -> int:
