@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,3 +75,14 @@ def test_a_child_has_threads_of_its_own() -> None:
     assert os.read(reading, 4) == b"own" and chunks._pool() is before
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_does_not_wait_for_threads_of_torch_that_only_its_parent_has() -> None:
+    large = torch.ones(1 << 20)
+    expected = float((large * 2).sum())
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(0 if float((large * 2).sum()) == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
