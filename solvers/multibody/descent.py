@@ -181,10 +181,33 @@ class _Rows:
 
 
 def _stepped(problem: MarkerProblem, row: _Rows, factor: Tensor, blocked: Tensor) -> Tensor:
-    right = torch.where(blocked, 0.0, row.descent).mT[..., None]
+    right = torch.where(blocked, 0.0, row.descent)
+    step = torch.cholesky_solve(right.mT[..., None], factor)[..., 0].mT
+    value = row.q[problem.free]
+    across = ((value + step < problem.lower) | (value + step > problem.upper)) & ~blocked
+    rows = across.any(dim=0)
+    if bool(rows.any()):
+        to_limit = torch.where(across, torch.clamp(value + step, problem.lower, problem.upper) - value, 0.0)[:, rows]
+        step[:, rows] = _within_limits(factor[rows], right[:, rows], to_limit, (across | blocked)[:, rows])
     candidate = row.q.clone()
-    candidate[problem.free] += torch.cholesky_solve(right, factor)[..., 0].mT
+    candidate[problem.free] += step
     return problem.lawful(candidate)
+
+
+def _within_limits(factor: Tensor, right: Tensor, to_limit: Tensor, held: Tensor) -> Tensor:
+    """Steps ``(free, frame)`` that end at the limits that they would cross, and are best for the other coordinates then."""
+    matrix = factor @ factor.mT
+    right = torch.where(held, 0.0, right - (matrix @ to_limit.mT[..., None])[..., 0].mT)
+    factor = torch.linalg.cholesky_ex(_without(matrix, held))[0]
+    return torch.cholesky_solve(right.mT[..., None], factor)[..., 0].mT + to_limit
+
+
+def _without(matrix: Tensor, held: Tensor) -> Tensor:
+    """Matrices with the rows and columns of ``held (free, frame)`` made those of the identity."""
+    free = (~held).to(matrix.dtype).mT
+    out = matrix * free[:, :, None] * free[:, None, :]
+    out.diagonal(dim1=1, dim2=2).add_(1.0 - free)
+    return out
 
 
 def _blocked(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> Tensor:
@@ -197,11 +220,7 @@ def _blocked(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> Tensor
 def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tuple[Tensor, Tensor]:
     """Cholesky factors of the damped normal matrices, rows and columns of blocked coordinates made those of the identity."""
     blocked = _blocked(problem, row, still)
-    matrix = row.matrix.clone()
-    if bool(blocked.any()):
-        free = (~blocked).to(matrix.dtype).mT
-        matrix *= free[:, :, None] * free[:, None, :]
-        matrix.diagonal(dim1=1, dim2=2).add_(1.0 - free)
+    matrix = _without(row.matrix, blocked) if bool(blocked.any()) else row.matrix.clone()
     damped = (row.damping * row.scale).mT
     light = not bool((row.damping > _FIRST_DAMPING).any())
     if light:
