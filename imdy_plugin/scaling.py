@@ -566,6 +566,9 @@ def _place(scaled: Any, job: ScaleSetup, motion: xr.Dataset, placing: Placing, k
     distance = np.linalg.norm(found.position - target, axis=1)
     error = {name: float(d) for name, d, w in zip(names, distance, weights, strict=True) if w > 0}
     _warn_of_pose(error)
+    if not found.converged:
+        text = "the static pose did not come to rest, so that it and the places of markers in it are not the best ones"
+        warnings.warn(f"{text}; check marker names and weights, and the model's limits", DataWarning, stacklevel=4)
     removed = () if keep_unmeasured else keep_markers(scaled, set(motion["marker"].values.tolist()))
     held = set() if placing == "all" else fixed_markers(scaled)
     moved = move_markers(scaled, {n: measured[n] for n in names if n not in held}, found.value)

@@ -34,10 +34,13 @@ class StaticPose:
         Value [rad or m] of each coordinate.
     position
         Where the model's markers are in ground ``(marker, 3)`` [m].
+    converged
+        Whether it ended because no coordinate moved any more.
     """
 
     value: dict[str, float]
     position: FloatArray
+    converged: bool
 
 
 def fit_pose(
@@ -77,4 +80,5 @@ def fit_pose(
         column = mechanics.coordinates.index(name)
         pose[column] = np.clip((targets or {})[name][0], *mechanics.bounds[column])
     pose = mechanics.couple(pose)
-    return StaticPose(dict(zip(mechanics.coordinates, pose.tolist(), strict=True)), mechanics.marker_positions(pose[None], names)[0])
+    position = mechanics.marker_positions(pose[None], names)[0]
+    return StaticPose(dict(zip(mechanics.coordinates, pose.tolist(), strict=True)), position, bool(found.converged[0]))
