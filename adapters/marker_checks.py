@@ -256,7 +256,7 @@ def check_markers(motion: xr.Dataset, height: float | None = None) -> None:
     -----
     DataWarning
         Markers of left and right are swapped, the legs do not fit ``height``, a marker is in a single frame where nothing could have
-        brought it, or the markers, none of which has a known name, spread little along y.
+        brought it, most markers leap at once, or the markers, none of which has a known name, spread little along y.
     """
     if "marker_position" not in motion:
         return
@@ -273,6 +273,7 @@ def check_markers(motion: xr.Dataset, height: float | None = None) -> None:
     if height is not None:
         _check_height(names, position, height)
     _check_spikes(names, motion["time"].values, position)
+    _check_leaps(motion["time"].values, position)
     swapped = swapped_sides(names, position)
     if swapped:
         text = f"right and left are swapped (or heels and toes) by the markers of {', '.join(swapped)}; not mended, check their names"
@@ -337,6 +338,20 @@ def _check_spikes(names: Sequence[str], time: NDArray[np.float64], position: NDA
         text = f"marker '{names[marker]}' is {distance[frame - 1, marker]:.2g} m away in the single frame {frame} (t = {time[frame]:g} s)"
         more = f", and {int(spike.sum()) - 1} more such" if spike.sum() > 1 else ""
         warnings.warn(f"{text}{more}; joint moments are wrong there, remove the marker from these frames", DataWarning, stacklevel=3)
+
+
+def _check_leaps(time: NDArray[np.float64], position: NDArray[np.float64]) -> None:
+    """Warn of frames between which more than half of the markers leap, as where two recordings or two people were joined."""
+    step = np.linalg.norm(np.diff(position, axis=0), axis=-1)
+    leaping = (step > _SPIKE_DISTANCE) & (step > _SPIKE_SPEED * np.diff(time)[:, None])
+    leaps = np.flatnonzero(leaping.sum(axis=1) > np.maximum(2, 0.5 * np.isfinite(step).sum(axis=1)))
+    if leaps.size:
+        frame = int(leaps[0]) + 1
+        text = (
+            f"{int(leaping[frame - 1].sum())} markers leap by {np.nanmedian(step[frame - 1]):.2g} m from frame {frame - 1} to {frame} (t = {time[frame]:g} s)"
+        )
+        more = f", and there are {leaps.size - 1} more such leaps" if leaps.size > 1 else ""
+        warnings.warn(f"{text}{more}; forces and moments are wrong there: give what is joined here one by one", DataWarning, stacklevel=3)
 
 
 def swapped_sides(names: Sequence[str], position: NDArray[np.float64]) -> list[str]:

@@ -111,6 +111,20 @@ def test_a_marker_away_in_a_single_frame_is_warned_of_and_one_that_moved_is_not(
     assert [f"marker '{list(BODY)[3]}' is 0." in text and "single frame 12 (t = 0.12 s)" in text for text in said] == [True] * (frames == 1)
 
 
+def test_a_body_that_leaps_is_warned_of() -> None:
+    motion = person()
+    motion["marker_position"].values[15:, :, 0] += 0.6
+    with pytest.warns(DataWarning, match=r"markers leap by 0\.\d+ m from frame 14 to 15 \(t = 0\.15 s\); forces"):
+        check_markers(motion)
+
+
+def test_a_body_that_is_seen_again_elsewhere_after_a_while_does_not_leap() -> None:
+    motion = person()
+    motion["marker_position"].values[10:15] = np.nan
+    motion["marker_position"].values[15:, :, 0] += 0.1
+    check_markers(motion)
+
+
 def test_no_marker_in_any_frame_is_an_error() -> None:
     motion = person()
     with pytest.raises(InputError, match="no marker is seen"):
