@@ -835,6 +835,11 @@ def test_single_precision(body: Multibody, native: Any, moving: tuple[Tensor, ..
     assert force_error(single.inverse_dynamics(*motion).numpy(), body.inverse_dynamics(*moving).numpy()) < 1e-4
 
 
+def test_whole_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="dtype is torch.int32, which would cut masses"):
+        Multibody(dataset_of(chain(JOINTS["Ball"])), dtype=torch.int32)
+
+
 @pytest.mark.parametrize("body", ["person"], indirect=True)
 def test_everything_stays_on_its_device(body: Multibody, native: Any, moving: tuple[Tensor, ...]) -> None:
     """On a device without storage; any tensor left on the processor would be refused."""

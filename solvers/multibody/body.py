@@ -232,7 +232,7 @@ class Multibody:
     Raises
     ------
     InputError
-        The model holds what cannot be represented; the error names it.
+        The model holds what cannot be represented; the error names it. Or the type is none of real numbers.
     """
 
     body_mass: Tensor
@@ -244,6 +244,8 @@ class Multibody:
     gravity: Tensor
 
     def __init__(self, model: xr.Dataset, dtype: torch.dtype = torch.float64, device: str | torch.device = "cpu", *, simbody_rates: bool = False) -> None:
+        if not dtype.is_floating_point:
+            raise InputError(f"dtype is {dtype}, which would cut masses and lengths; give torch.float64 or torch.float32")
         self.dtype, self.device = dtype, torch.device(device)
         self.coordinates = tuple(str(n) for n in model["coordinate"].values)
         self.bodies = tuple(str(n) for n in model["body"].values)
