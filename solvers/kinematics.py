@@ -393,11 +393,9 @@ def _check_wanted(wanted: _Wanted, markers: Sequence[str], coordinates: Sequence
 def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], fit: MarkerFit) -> xr.Dataset:
     mean, worst = float(np.nanmean(fit.rms)), float(np.nanmax(fit.rms))
     if mean > LARGE_MARKER_ERROR:
-        held = [name for name in mechanics.root_coordinates if fit.at_limit[:, mechanics.coordinates.index(name)].mean() > 0.5]
-        limit = f"{held[0]} is held by its limit: does the person face another way than the model allows? Else " if held else ""
         warnings.warn(
             f"the model's markers stay {1e3 * mean:.0f} mm from the measured ones on average (at worst {1e3 * worst:.0f} mm in one frame); "
-            f"{limit}check units, axes, marker names and whether the model is scaled to this person",
+            "check units, axes, marker names and whether the model is scaled to this person",
             DataWarning,
             stacklevel=4,
         )
