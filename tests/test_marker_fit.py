@@ -154,6 +154,12 @@ def test_a_task_draws_a_coordinate(body: BodyMechanics, motion: tuple[np.ndarray
         fit_markers(body, time, body.markers, positions, tasks={"knee_angel_r": (0.0, 1.0)})
 
 
+def test_a_heavy_task_does_not_stall_the_rest(body: BodyMechanics, motion: tuple[np.ndarray, ...]) -> None:
+    time, _, positions = motion
+    light, heavy = (fit_markers(body, time[:5], body.markers, positions[:5], tasks={"elbow_flex_r": (0.3, weight)}) for weight in (1e4, 1e7))
+    assert heavy.converged.all() and np.abs(heavy.value - light.value).max() < 1e-4
+
+
 def test_a_task_tells_what_no_marker_does(body: BodyMechanics, motion: tuple[np.ndarray, ...], model: xr.Dataset) -> None:
     time, _, positions = motion
     owner = dict(zip(model["marker"].values.tolist(), model["marker_body"].values.tolist(), strict=True))

@@ -228,7 +228,7 @@ def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tupl
     factor, failed = torch.linalg.cholesky_ex(matrix)
     bent = failed != 0
     if bool(bent.any()):
-        matrix[bent] = _bent_up(matrix[bent])
+        matrix[bent] = _bent_up(matrix[bent], row.scale[:, bent])
     if not light:
         matrix.diagonal(dim1=1, dim2=2).add_(damped)
     if not light or bool(bent.any()):
@@ -236,9 +236,13 @@ def _factorize(problem: MarkerProblem, row: _Rows, still: Tensor | None) -> tupl
     return factor, blocked
 
 
-def _bent_up(matrix: Tensor) -> Tensor:
-    """Matrices made positive: what curves down is taken to curve up as much, so that a step leads out of a ridge."""
-    size, direction = torch.linalg.eigh(matrix)
-    size = torch.maximum(size.abs(), _FLATTEST * size[:, -1:])
+def _bent_up(matrix: Tensor, scale: Tensor) -> Tensor:
+    """Matrices made positive: what curves down is taken to curve up as much, so that a step leads out of a ridge.
+
+    Coordinates are measured by their ``scale (free, frame)``, lest a heavy one hide what curves little.
+    """
+    unit = scale.mT.clamp(min=1e-12).sqrt()
+    size, direction = torch.linalg.eigh(matrix / unit[:, :, None] / unit[:, None, :])
+    direction, size = unit[:, :, None] * direction, torch.maximum(size.abs(), _FLATTEST * size[:, -1:])
     bent: Tensor = (direction * size[:, None]) @ direction.mT
     return bent

@@ -48,6 +48,9 @@ _KEY_ACCURACY = 5e-3
 _LEAP, _KEY_LEAP = 0.7, 1.5
 """How far an angle may be from the mean of both neighbours' [rad] without being doubted: from frame to frame, and between the frames that are fitted first."""
 
+_UNNATURAL = 2.0
+"""How far a joint without limits may be from its default [rad] without a nearer pose being sought."""
+
 _REPAIRS = 20
 """Most times that odd poses are sought again; a stretch of them is mended from its ends."""
 
@@ -146,7 +149,8 @@ def fit_markers(
     keys = fitter.fit_keys(_spread(time, fitted, fitter.visible))
     value = _between(time, keys)
     found = fitter.repaired(fitter.fit(value[fitted], fitted, near=True), _LEAP, accuracy)
-    value[fitted] = fitter.unwound(found.q)
+    found = fitter.natural(found, accuracy)
+    value[fitted] = found.q
     settled = np.ones(len(time), bool)
     if smoothing > 0.0:
         for part in np.split(fitted, np.flatnonzero(np.diff(time[fitted]) > LONGEST_BRIDGE) + 1):
@@ -233,8 +237,25 @@ class _Fitter:
         start = np.tile(self.mechanics.couple(self.mechanics.default_values), (len(frames), 1))
         placed = self._place_root(start, frames)
         found = self.fit(placed, frames, accuracy=_KEY_ACCURACY)
-        keys = self.repaired(replace(found, q=self.unwound(found.q)), _KEY_LEAP, _KEY_ACCURACY)
-        return replace(keys, q=self.unwound(keys.q))
+        return self.natural(self.repaired(self.natural(found, _KEY_ACCURACY), _KEY_LEAP, _KEY_ACCURACY), _KEY_ACCURACY)
+
+    def natural(self, poses: _Poses, accuracy: float) -> _Poses:
+        """Without whole turns, and of two poses that fit alike the one nearer to the model's default.
+
+        A joint of two axes that carries one marker reaches it in two ways, one of them half a turn off.
+        """
+        out = replace(poses, q=self.unwound(poses.q))
+        joints = self.turning & ~np.isin(np.arange(len(self.turning)), self.root)
+        away = np.abs(out.q - self.mechanics.default_values) * joints
+        rows = np.flatnonzero((away > _UNNATURAL).any(axis=1))
+        if not rows.size:
+            return out
+        start = np.where(away[rows] > _UNNATURAL, self.mechanics.default_values, out.q[rows])
+        again = self.fit(start, out.frames[rows], accuracy=accuracy)
+        again = replace(again, q=self.unwound(again.q))
+        nearer = (np.abs(again.q - self.mechanics.default_values) * joints).max(axis=1) < away[rows].max(axis=1) - 0.1
+        chosen = np.flatnonzero(nearer & (again.cost < 1.000001 * out.cost[rows] + 1e-9))
+        return _replaced(out, rows[chosen], again, chosen)
 
     def unwound(self, q: FloatArray) -> FloatArray:
         """The same poses ``(frame, coordinate)`` without leaps of whole turns, near the model's default.
