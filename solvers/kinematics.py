@@ -399,6 +399,7 @@ def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], 
             DataWarning,
             stacklevel=4,
         )
+    _warn_of_constraints(mechanics)
     _warn_of_limits(mechanics, fit)
     _warn_of_unseen(mechanics, fit)
     line = f"inverse kinematics of {len(shared)} markers: rms {1e3 * mean:.1f} mm, at worst {1e3 * worst:.1f} mm"
@@ -414,6 +415,16 @@ def _as_motion(motion: xr.Dataset, mechanics: BodyMechanics, shared: list[str], 
     attrs |= {"frames_bridged": fit.bridged, "frames_masked": fit.masked, "never_seen": list(fit.never_seen)}
     report = {"marker_rms": fit.rms, "fit_steps": fit.steps, "fit_converged": fit.converged, "at_limit": fit.at_limit}
     return add_log(new_motion(motion["time"].values, coordinates=(mechanics.coordinates, fit.value), fit=report, attrs=attrs), line)
+
+
+def _warn_of_constraints(mechanics: BodyMechanics) -> None:
+    if mechanics.other_constraints:
+        warnings.warn(
+            f"the model's constraint(s) {', '.join(mechanics.other_constraints)} are not heeded by the fit of markers, only couplings of coordinates are; "
+            "give joint coordinates that satisfy them, or clear them in the model",
+            DataWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_limits(mechanics: BodyMechanics, fit: MarkerFit) -> None:

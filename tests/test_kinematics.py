@@ -295,3 +295,10 @@ def test_a_hole_in_the_time_stamps_is_not_filtered_across() -> None:
         np.testing.assert_allclose(together[: len(alone)], alone, atol=1e-9)
     bridged = smooth(np.arange(keep.sum()) * 0.01, wave[keep], 6.0)[2]
     assert np.abs(bridged[:150] - first[2]).max() > 1.0
+
+
+def test_a_constraint_that_is_not_heeded_is_warned_of(native: Any, truth: xr.Dataset) -> None:
+    model = model_of(native)
+    trial = Trial(markers_of(truth), model=model.assign_attrs(other_constraints=["hands_on_bar"]))
+    with pytest.warns(DataWarning, match="hands_on_bar"):
+        coordinates_of(trial)

@@ -277,9 +277,10 @@ class _Fitter:
         A frame stands out whose markers fit much worse, or in which an angle is further than ``jump`` [rad] from the mean of both
         neighbours'.
         """
-        out = poses
+        out, changed = poses, np.arange(len(poses.frames))
         for _ in range(_REPAIRS):
             suspects = self._suspects(out, jump)
+            suspects = suspects[np.isin(suspects - 1, changed) | np.isin(suspects + 1, changed)]
             if not suspects.size:
                 break
             source = np.concatenate([suspects - 1, suspects + 1, *_nearest_of_the_rest(suspects, len(out.frames))])
@@ -288,9 +289,7 @@ class _Fitter:
             smoother = np.abs(again.q - out.q[source]).max(axis=1) < np.abs(out.q[rows] - out.q[source]).max(axis=1) - 0.1
             better = (again.cost < 0.999 * out.cost[rows] - 1e-9) | (smoother & (again.cost < 1.000001 * out.cost[rows] + 1e-9))
             best = np.flatnonzero(better)[np.argsort(-again.cost[better], kind="stable")]
-            if not best.size:
-                break
-            out = _replaced(out, rows[best], again, best)
+            out, changed = _replaced(out, rows[best], again, best), np.unique(rows[best])
         return out
 
     def _suspects(self, poses: _Poses, jump: float) -> IntArray:
