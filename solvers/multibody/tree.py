@@ -116,7 +116,8 @@ def compile_tree(model: xr.Dataset) -> Tree:
     coordinates = [str(c) for c in model["coordinate"].values]
     _refuse_prescribed(model, coordinates)
     joints = _joint_of_each_body(model, bodies)
-    parents = [bodies.index(p) if p != "ground" else -1 for p in (str(model["joint_parent"].values[joints[b]]) for b in range(len(bodies)))]
+    above = [str(name) for name in model["joint_parent"].values[[joints[body] for body in range(len(bodies))]]]
+    parents = [bodies.index(name) if name != "ground" else -1 for name in above]
     _refuse_cycles(bodies, parents)
     count = len(bodies)
     by_joint = {str(model["joint"].values[joint]): body for body, joint in joints.items()}
@@ -124,8 +125,9 @@ def compile_tree(model: xr.Dataset) -> Tree:
     custom = [str(model["joint_type"].values[joints[body]]) == "CustomJoint" for body in range(count)]
     frames = np.zeros((count, 3)), np.zeros((count, 3)), np.zeros((count, 3, 3))
     tree = Tree(parents, [], *frames, driven, custom, _compile_couplings(model, coordinates))
+    columns = {str(name): array.values for name, array in model.variables.items() if array.dims[:1] == ("joint",)}
     for body in range(count):
-        _compile_joint(tree, body, model.isel(joint=joints[body]), coordinates)
+        _compile_joint(tree, body, {name: values[joints[body]] for name, values in columns.items()}, coordinates)
     return tree
 
 
@@ -186,14 +188,14 @@ def _refuse_cycles(bodies: list[str], parents: list[int]) -> None:
             current = parents[current]
 
 
-def _compile_joint(tree: Tree, body: int, joint: xr.Dataset, coordinates: list[str]) -> None:
-    name, kind = str(joint["joint"].item()), str(joint["joint_type"].item())
-    transform = json.loads(str(joint["joint_transform"].item()))
+def _compile_joint(tree: Tree, body: int, joint: Mapping[str, Any], coordinates: list[str]) -> None:
+    name, kind = str(joint["joint"]), str(joint["joint_type"])
+    transform = json.loads(str(joint["joint_transform"]))
     if set(transform) != {*_ROTATIONS, *_TRANSLATIONS}:
         raise InputError(f"joint '{name}' is a {kind}, which cannot be represented; joints of three rotations and three translations can")
-    frame = body_fixed_xyz(joint["joint_parent_orientation"].values)
-    tree.offset[body] = joint["joint_parent_location"].values
-    tree.child_offset[body] = joint["joint_child_location"].values
+    frame = body_fixed_xyz(joint["joint_parent_orientation"])
+    tree.offset[body] = joint["joint_parent_location"]
+    tree.child_offset[body] = joint["joint_child_location"]
     for number, axis in enumerate(_TRANSLATIONS):
         direction = frame @ _unit(transform[axis]["axis"], f"{axis} of joint '{name}'")
         function, weights = _compile_axis(tree, body, transform[axis], coordinates, f"{axis} of joint '{name}'")
@@ -209,7 +211,7 @@ def _compile_joint(tree: Tree, body: int, joint: xr.Dataset, coordinates: list[s
         else:
             tree.movers.append(Mover(body, True, number, turning, frame, function, weights))
             frame = np.eye(3)
-    tree.child_rotation[body] = frame @ body_fixed_xyz(joint["joint_child_orientation"].values).T
+    tree.child_rotation[body] = frame @ body_fixed_xyz(joint["joint_child_orientation"]).T
 
 
 def _unit(axis: list[float], where: str) -> FloatArray:
