@@ -286,7 +286,8 @@ class _Fitter:
             source = np.concatenate([suspects - 1, suspects + 1, *_nearest_of_the_rest(suspects, len(out.frames))])
             source, rows = np.clip(source, 0, len(out.frames) - 1), np.tile(suspects, 4)
             again = self.fit(out.q[source], out.frames[rows], accuracy=accuracy)
-            smoother = np.abs(again.q - out.q[source]).max(axis=1) < np.abs(out.q[rows] - out.q[source]).max(axis=1) - 0.1
+            between = 0.5 * (out.q[np.maximum(rows - 1, 0)] + out.q[np.minimum(rows + 1, len(out.frames) - 1)])
+            smoother = np.abs(again.q - between).max(axis=1) < np.abs(out.q[rows] - between).max(axis=1) - 0.1
             better = (again.cost < 0.999 * out.cost[rows] - 1e-9) | (smoother & (again.cost < 1.000001 * out.cost[rows] + 1e-9))
             best = np.flatnonzero(better)[np.argsort(-again.cost[better], kind="stable")]
             out, changed = _replaced(out, rows[best], again, best), np.unique(rows[best])
