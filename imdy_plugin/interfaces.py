@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from imdy_plugin.errors import InputError
@@ -202,9 +204,118 @@ class MarkerReader(abc.ABC):
         return None
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """What acted on simulated people during one call of :meth:`Simulation.step`, in the ground frame.
+
+    Together with the state before the step, ``acceleration``, ``torque[:, 0]``, ``ground_force`` and ``ground_moment`` close the
+    equations of motion: nothing else acts.
+
+    Attributes
+    ----------
+    torque
+        Torque of every joint axis in every physics step [N m], ``(world, substep, torque)``.
+    acceleration
+        Generalized acceleration over the first physics step, ``(world, velocity)``: the change of velocity over the time step.
+    ground_force, ground_moment
+        Force [N] of the ground on each body in the first physics step, and its moment [N m] about the origin of the ground
+        frame, ``(world, body, 3)``.
+    mean_ground_force, mean_ground_moment
+        The same, averaged over all physics steps of the call.
+    """
+
+    torque: NDArray[np.float64]
+    acceleration: NDArray[np.float64]
+    ground_force: NDArray[np.float64]
+    ground_moment: NDArray[np.float64]
+    mean_ground_force: NDArray[np.float64]
+    mean_ground_moment: NDArray[np.float64]
+
+
+class Simulation(abc.ABC):
+    """Some simulated people, one in each world, that move on level ground under the torques of their joints.
+
+    The root of each person is free: its position is 3 coordinates [m] and a unit quaternion (scalar first), its velocity 3
+    components along the ground's axes [m/s] and 3 along its own [rad/s]. A joint of three axes is a unit quaternion and an
+    angular velocity along the child's axes, a joint of one axis an angle and its rate. Torques and targets follow the velocities
+    without the root's six. The ground is the plane y = 0.
+
+    Attributes
+    ----------
+    worlds, timestep
+        Number of worlds, and length of a physics step [s].
+    bodies
+        Names of the bodies, root first.
+    position_size, velocity_size, torque_size
+        Numbers of coordinates, velocities and torques.
+    """
+
+    worlds: int
+    timestep: float
+    bodies: tuple[str, ...]
+    position_size: int
+    velocity_size: int
+    torque_size: int
+
+    @abc.abstractmethod
+    def reset(self, position: NDArray[np.float64], velocity: NDArray[np.float64], worlds: Sequence[int] | None = None) -> None:
+        """Put people into a state.
+
+        Parameters
+        ----------
+        position, velocity
+            ``(world, position)`` and ``(world, velocity)``, one row for each of ``worlds``.
+        worlds
+            Which worlds; all by default.
+        """
+
+    @abc.abstractmethod
+    def state(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Position ``(world, position)`` and velocity ``(world, velocity)`` of everybody."""
+
+    @abc.abstractmethod
+    def step(self, torque: NDArray[np.float64], substeps: int = 1) -> StepRecord:
+        """Advance everybody by ``substeps`` physics steps under a constant torque ``(world, torque)`` [N m], cut at the joints' limits."""
+
+    @abc.abstractmethod
+    def step_towards(self, target: NDArray[np.float64], substeps: int = 1) -> StepRecord:
+        """Advance everybody by ``substeps`` physics steps, each under the torques of proportional-derivative control.
+
+        Parameters
+        ----------
+        target
+            Rotation vectors of the joints of three axes and angles of the others [rad], ``(world, torque)``.
+        substeps
+            Physics steps.
+
+        Returns
+        -------
+        StepRecord
+            Its torques are those that acted, damping and limits included.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what the simulation holds; it is not used again."""
+
+
 class SimBackend(abc.ABC):
-    """A physics engine behind the simulated people; a backend names itself, its device and what it requires."""
+    """A physics engine behind the simulated people."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
+    """Import names of the libraries that :meth:`start` needs."""
+
+    @abc.abstractmethod
+    def start(self, people: Sequence[xr.Dataset], *, timestep: float = 1 / 120, seed: int = 0) -> Simulation:
+        """Start one world for each person.
+
+        Parameters
+        ----------
+        people
+            Their models (:func:`imdy_plugin.schema.validate_model`), all with the same bodies and joints.
+        timestep
+            Length of a physics step [s].
+        seed
+            The same seed, people and torques give the same motion.
+        """
