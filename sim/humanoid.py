@@ -54,6 +54,18 @@ FRICTION = 1.0
 _FLESH_DENSITY = 1000.0
 
 
+def _depth_first(joint: int = 0) -> tuple[int, ...]:
+    children = [child for child, parent in enumerate(PARENTS) if parent == joint]
+    return (joint, *(below for child in children for below in _depth_first(child)))
+
+
+ORDER = _depth_first()
+"""Index in :data:`~imdy_plugin.adapters.smpl.topology.JOINTS` of each simulated body: MuJoCo numbers bodies limb by limb."""
+
+BODIES = tuple(JOINTS[joint] for joint in ORDER)
+"""Names of the simulated bodies, root first, in the order of positions, velocities, torques and contacts."""
+
+
 @dataclass(frozen=True)
 class Humanoid:
     """A person as MuJoCo simulates it.
@@ -63,7 +75,7 @@ class Humanoid:
     model
         The compiled model: a free root, 23 ball joints, 3 actuators to a joint.
     bodies
-        Names of the bodies, root first; the ground (MuJoCo's world body) is not among them.
+        Names of the bodies in the order of positions, velocities and torques, root first; the ground is not among them.
     kp, kd, torque_limit
         Stiffness [N m/rad], damping [N m s/rad] and largest torque [N m] of each joint axis, ``(69,)``.
     offsets
@@ -93,12 +105,12 @@ def build_humanoid(person: xr.Dataset, timestep: float = 1 / 120) -> Humanoid:
     """
     spec = humanoid_spec(person, timestep)
     kp, kd, limit = joint_gains(float(person.attrs["mass"]))
-    return Humanoid(spec.compile(), JOINTS, kp, kd, limit, joint_offsets(person), float(person.attrs["mass"]))
+    return Humanoid(spec.compile(), BODIES, kp, kd, limit, joint_offsets(person), float(person.attrs["mass"]))
 
 
 def joint_gains(mass: float) -> tuple[Array, Array, Array]:
     """Stiffness [N m/rad], damping [N m s/rad] and largest torque [N m] of each joint axis of a person of ``mass`` [kg], ``(69,)``."""
-    kinds = [name.split("_")[-1] for name in JOINTS[1:]]
+    kinds = [name.split("_")[-1] for name in BODIES[1:]]
     gains = np.array([_GAINS[kind] for kind in kinds]) * mass / GAIN_MASS
     limits = np.array([TORQUE_LIMITS.get(kind, TORQUE_LIMIT) for kind in kinds]) * mass / GAIN_MASS
     return np.repeat(gains[:, 0], 3), np.repeat(gains[:, 1], 3), np.repeat(limits, 3)
@@ -121,14 +133,14 @@ def humanoid_spec(person: xr.Dataset, timestep: float = 1 / 120) -> mujoco.MjSpe
 
 
 def state_of(motion: BodyMotion) -> tuple[Array, Array]:
-    """Positions ``(time, 99)`` and velocities ``(time, 75)`` of a motion, as the simulation lays them out.
+    """Positions ``(time, 99)`` and velocities ``(time, 75)`` of a motion, as the simulation lays them out: bodies as in :data:`BODIES`.
 
     Velocities are central differences, one-sided at both ends; quaternions keep their sign from frame to frame.
     """
-    rotation = _continuous(motion.rotation_wxyz)
+    rotation = _continuous(motion.rotation_wxyz[:, list(ORDER)])
     position = np.concatenate([motion.root_position, rotation.reshape(len(motion), -1)], axis=1)
     step = 1.0 / motion.rate
-    velocity = np.empty((len(motion), 6 + 3 * (len(JOINTS) - 1)))
+    velocity = np.empty((len(motion), 6 + 3 * (len(BODIES) - 1)))
     velocity[:, :3] = np.gradient(motion.root_position, step, axis=0)
     velocity[:, 3:] = _angular_velocity(rotation, step).reshape(len(motion), -1)
     return position, velocity
@@ -136,7 +148,9 @@ def state_of(motion: BodyMotion) -> tuple[Array, Array]:
 
 def motion_of(time: Array, position: Array, name: str = "") -> BodyMotion:
     """The motion of simulated positions ``(time, 99)`` at ``time`` [s]."""
-    return BodyMotion(np.asarray(time, float), position[:, :3].copy(), position[:, 3:].reshape(len(position), -1, 4).copy(), name)
+    rotation = np.empty((len(position), len(JOINTS), 4))
+    rotation[:, list(ORDER)] = position[:, 3:].reshape(len(position), -1, 4)
+    return BodyMotion(np.asarray(time, float), position[:, :3].copy(), rotation, name)
 
 
 def _continuous(rotation: Array) -> Array:
@@ -232,7 +246,7 @@ _TOUCHES_GROUND = {"contype": 2, "conaffinity": 0, "friction": [FRICTION, 0.005,
 
 def _add_actuators(spec: mujoco.MjSpec, mass: float) -> None:
     kp, kd, limit = joint_gains(mass)
-    for index, axis in enumerate(f"{joint} {axis}" for joint in JOINTS[1:] for axis in "xyz"):
+    for index, axis in enumerate(f"{joint} {axis}" for joint in BODIES[1:] for axis in "xyz"):
         joint, letter = axis.split()
         gear = np.zeros(6)
         gear["xyz".index(letter)] = 1.0
