@@ -1,0 +1,138 @@
+"""Reference motions laid out for imitation: states, bodies and commands of every frame, and many of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from imdy_plugin.adapters.smpl.motion import BodyMotion
+from imdy_plugin.errors import InputError
+from imdy_plugin.sim.humanoid import joint_angles, joint_gains, state_of
+from imdy_plugin.sim.imitator.observation import Kinematics, kinematics, simulated_offsets, style_state
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+ActionKind = Literal["residual", "absolute"]
+
+_FRAMES_LEAST = 3
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A motion for one person to imitate.
+
+    Attributes
+    ----------
+    name
+        Of the motion.
+    person
+        Model of the person.
+    offsets
+        Each joint in its parent's body [m], ``(24, 3)``, in the order of the simulated bodies.
+    position, velocity
+        States, ``(time, 99)`` and ``(time, 75)``.
+    body
+        Where the bodies are and how they move.
+    lead
+        Time [s] by which a command has to lead the velocity for the damping of the joints to be made up, ``(69,)``.
+    """
+
+    name: str
+    person: xr.Dataset
+    offsets: Array
+    position: Array
+    velocity: Array
+    body: Kinematics
+    lead: Array
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    @cached_property
+    def commands(self) -> Array:
+        """Commands that bring each frame about where no torque is needed, ``(time, 69)``: its pose, and what makes up for damping."""
+        return np.asarray(joint_angles(self.position) + self.lead * self.velocity[:, 6:])
+
+    @cached_property
+    def style(self) -> NDArray[np.float32]:
+        """Every frame as the judge of style sees it, ``(time, 232)``."""
+        return style_state(self.body, self.position, self.velocity)
+
+    def base(self, frame: int, kind: ActionKind) -> Array:
+        """What an action is added to for the command from ``frame`` to the next, ``(69,)``."""
+        return self.commands[min(frame + 1, len(self) - 1)] if kind == "residual" else np.zeros(self.commands.shape[1])
+
+
+def lay_out(person: xr.Dataset, motion: BodyMotion) -> Reference:
+    """Lay a motion out for a person, frame by frame as it is.
+
+    Raises
+    ------
+    InputError
+        The motion has fewer than three frames.
+    """
+    if len(motion) < _FRAMES_LEAST:
+        raise InputError(f"motion '{motion.name}' has {len(motion)} frames; at least {_FRAMES_LEAST} are needed to imitate it")
+    position, velocity = state_of(motion)
+    offsets = simulated_offsets(person)
+    kp, kd, _ = joint_gains(float(person.attrs["mass"]))
+    return Reference(motion.name, person, offsets, position, velocity, kinematics(position, velocity, offsets), kd / kp)
+
+
+class Library:
+    """Many references, of which the frames of many worlds are taken at once.
+
+    Parameters
+    ----------
+    references
+        At least one.
+    """
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        if not references:
+            raise InputError("there is no motion to imitate")
+        self.references = tuple(references)
+        self.lengths = np.array([len(r) for r in references])
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        self._body = Kinematics(*(np.concatenate([getattr(r.body, n) for r in references]) for n in ("position", "rotation", "velocity", "angular_velocity")))
+        self._commands = np.concatenate([r.commands for r in references])
+        self._style = np.concatenate([r.style for r in references])
+        self._position = np.concatenate([r.position for r in references])
+        self._velocity = np.concatenate([r.velocity for r in references])
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def rows(self, clip: Indices, frame: Indices) -> Indices:
+        """Where frames lie; those before the first or after the last of a clip are the first and the last."""
+        return np.asarray(self._starts[clip] + np.clip(frame, 0, self.lengths[clip] - 1))
+
+    def body(self, clip: Indices, frame: Indices) -> Kinematics:
+        """Bodies of the references, one row for each world."""
+        return self._body[self.rows(clip, frame)]
+
+    def state(self, clip: Indices, frame: Indices) -> tuple[Array, Array]:
+        """States of the references, ``(world, 99)`` and ``(world, 75)``."""
+        rows = self.rows(clip, frame)
+        return self._position[rows], self._velocity[rows]
+
+    def base(self, clip: Indices, frame: Indices, kind: ActionKind) -> Array:
+        """What actions are added to, ``(world, 69)``, see :meth:`Reference.base`."""
+        commands = self._commands[self.rows(clip, frame + 1)]
+        return commands if kind == "residual" else np.zeros_like(commands)
+
+    def style(self, clip: Indices, frame: Indices, steps: int) -> NDArray[np.float32]:
+        """The ``steps`` frames up to and with ``frame``, ``(world, steps, 232)``."""
+        return self._style[np.stack([self.rows(clip, frame - back) for back in range(steps - 1, -1, -1)], axis=1)]
+
+    def style_windows(self, count: int, steps: int, random: np.random.Generator) -> NDArray[np.float32]:
+        """Stretches drawn from all frames alike, ``(count, steps * 232)``."""
+        clip = random.choice(len(self), size=count, p=self.lengths / self.lengths.sum())
+        frame = np.floor(random.random(count) * np.maximum(self.lengths[clip] - steps + 1, 1)).astype(int) + steps - 1
+        return self.style(clip, frame, steps).reshape(count, -1)
