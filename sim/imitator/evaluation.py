@@ -128,9 +128,9 @@ def imitate(imitator: Imitator, reference: BodyMotion, person: xr.Dataset, backe
     InputError
         The motion has fewer than two frames at the control rate.
     """
-    wanted = reference if math.isclose(reference.rate, CONTROL_RATE, rel_tol=1e-6) else reference.resampled(CONTROL_RATE)
-    if len(wanted) < 2:
+    if reference.duration * CONTROL_RATE < 1.0 - 1e-6:
         raise InputError(f"motion '{reference.name}' lasts {reference.duration:g} s: nothing to imitate; give at least two frames at {CONTROL_RATE:g} Hz")
+    wanted = reference if math.isclose(reference.rate, CONTROL_RATE, rel_tol=1e-6) else reference.resampled(CONTROL_RATE)
     started = clock.perf_counter()
     controller = imitator.begin(person, wanted, seed)
     simulation = backend.start([person], timestep=TIMESTEP, seed=seed)
