@@ -104,7 +104,8 @@ def sole_points(mechanics: BodyMechanics) -> tuple[Sole, ...]:
     """Place the sole points of both feet, right foot first.
 
     The outline is scaled by the distance from the heel body's origin to the toe joint, which OpenSim's scaling sets to the person's
-    foot. A model without toes gets a foot of average length.
+    foot. A model without toes gets a foot of average length. A model whose foot bodies have their origins elsewhere (in the ankle) says
+    where the heel is: ``attrs["heel_points"]``, and which bodies are the toes: ``attrs["toe_bodies"]``.
 
     Raises
     ------
@@ -117,16 +118,25 @@ def sole_points(mechanics: BodyMechanics) -> tuple[Sole, ...]:
 
 
 def _sole(mechanics: BodyMechanics, foot: str, lateral: float) -> Sole:
-    toes = foot.replace("calcn", "toes").replace("foot", "toes")
+    toes, start = _toes_and_start(mechanics, foot)
     has_toes = toes in mechanics.bodies and toes != foot
-    joint = _origin_in(mechanics, foot, toes) if has_toes else np.array([_DEFAULT_TOE_DISTANCE, 0.0, 0.0])
+    joint = _origin_in(mechanics, foot, toes) - start if has_toes else np.array([_DEFAULT_TOE_DISTANCE, 0.0, 0.0])
     length = float(np.hypot(joint[0], joint[2]))
     forward = np.array([joint[0], 0.0, joint[2]]) / length
     sideways = lateral * np.array([-forward[2], 0.0, forward[0]])
     location = length * (_OUTLINE[:, :1] * forward + _OUTLINE[:, 1:] * sideways)
     on_toes = _ON_TOES & has_toes
     location[on_toes] -= joint
+    location[~on_toes] += start
     return Sole(foot, tuple(toes if t else foot for t in on_toes), location)
+
+
+def _toes_and_start(mechanics: BodyMechanics, foot: str) -> tuple[str, Array]:
+    """The body of a foot's toes, and where its sole starts at the heel [m]: in the foot's origin, unless the model says otherwise."""
+    told: tuple[str, Array] | None = getattr(mechanics, "sole_starts", {}).get(foot)
+    if told is not None:
+        return told
+    return foot.replace("calcn", "toes").replace("foot", "toes"), np.zeros(3)
 
 
 def _origin_in(mechanics: BodyMechanics, body: str, other: str) -> Array:

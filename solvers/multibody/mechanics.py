@@ -91,6 +91,8 @@ class BodyMechanics:
         Coordinates and child of the joint that frees the model from ground; empty where there is none.
     foot_bodies
         Right and left foot; empty where there is no pair.
+    sole_starts
+        For each foot of which the model says so: the body of its toes, and where its sole starts at the heel, in the foot [m].
     bodies, markers
         Names.
     mass
@@ -121,6 +123,8 @@ class BodyMechanics:
         self.root_coordinates = tuple(str(n) for n in model.attrs.get("root_coordinates", ()))
         self.root_body = str(model.attrs.get("root_body", ""))
         self.foot_bodies = tuple(str(n) for n in model.attrs.get("foot_bodies", ()))
+        starts = np.reshape(np.asarray(model.attrs.get("heel_points", ()), float), (-1, 3))
+        self.sole_starts = {foot: (str(toes), at) for foot, toes, at in zip(self.foot_bodies, model.attrs.get("toe_bodies", ()), starts, strict=False)}
         self.mass = float(self.body.mass)
         self.gravity = np.asarray(model.attrs["gravity"], float)
         self.default_values = np.asarray(model["coordinate_default"].values, float)
