@@ -57,7 +57,7 @@ def load_trial(
     Parameters
     ----------
     model
-        ``.osim`` or ``.b3d`` path, ``opensim.Model``, or anything a model adapter reads. None for a solver that needs none.
+        ``.osim`` or ``.b3d`` path, ``opensim.Model``, a model dataset, or anything a model adapter reads. None for a solver that needs none.
     markers
         ``.trc``, ``.c3d`` or ``.b3d#trial`` path, ``opensim.TimeSeriesTableVec3``, motion dataset, or anything a marker reader reads.
     coordinates

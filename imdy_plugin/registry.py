@@ -17,11 +17,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
+import xarray as xr
 from pydantic import ValidationError
 
 from imdy_plugin import hooks
 from imdy_plugin.errors import InputError, MissingDependencyError, OptionError, PluginError, PluginWarning, UnknownNameError, suggest
 from imdy_plugin.interfaces import NEEDS, LoadedModel, MarkerReader, ModelAdapter, SimBackend, Solver, SolverOptions
+from imdy_plugin.schema import validate_model
 
 BUILT_IN = "imdy-plugin"
 """The distribution whose plugins win where names are given twice."""
@@ -240,13 +242,18 @@ def _explain(solver: Solver, item: dict[str, Any]) -> str:
 
 
 def load_model(source: Any) -> LoadedModel:
-    """Read a body model with the first adapter that accepts it.
+    """Read a body model with the first adapter that accepts it; a model dataset is taken as it is.
 
     Raises
     ------
     InputError
         No adapter accepts it; the message lists those there are.
+    InvalidDatasetError
+        The dataset is no model.
     """
+    if isinstance(source, xr.Dataset):
+        validate_model(source)
+        return LoadedModel(source, None)
     adapters = get_registry().model_adapters
     for registered in adapters.values():
         adapter: ModelAdapter = registered.cls()
