@@ -13,7 +13,7 @@ import xarray as xr
 from imdy_plugin.adapters.bvh import read_bvh
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import DataWarning, InputError
-from imdy_plugin.sim.retarget import retarget_bvh
+from imdy_plugin.sim.retarget import BODY_MASS_INDEX, retarget_bvh
 from imdy_plugin.sim.standin import build_standin
 
 RATE = 60.0
@@ -21,9 +21,6 @@ RATE = 60.0
 
 CUTOFF = 10.0
 """Low-pass of the recorded motion [Hz]."""
-
-BODY_MASS_INDEX = 23.0
-"""Of a person of unknown mass [kg/m^2]: the middle of what counts as normal weight."""
 
 HELD_OUT_PART = 10
 """One of so many clips of an activity is held out."""

@@ -7,18 +7,19 @@ constant so that a person who stands straight has rotations near the identity.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 from scipy.spatial.transform import Rotation
 
 from imdy_plugin.adapters.bvh import BvhMotion
-from imdy_plugin.adapters.smpl.motion import BodyMotion
+from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import FROM_SMPL, JOINTS, PARENTS
 from imdy_plugin.errors import InputError
+from imdy_plugin.sim.standin import build_standin, joint_offsets, skeleton_height, sole_points
 
 Array = NDArray[np.float64]
 
@@ -27,14 +28,18 @@ CMU_UNIT = 0.0254 / 0.45
 
 UP, DOWN = np.array([0.0, 1.0, 0.0]), np.array([0.0, -1.0, 0.0])
 
-HEIGHT_PER_LEG = 1 / (0.530 - 0.039)
-"""Body height over the distance from hip to ankle (Drillis and Contini 1966, in Winter 2009, figure 4.1)."""
+STEEPEST = float(np.radians(3.0))
+"""A recorded floor that slopes more [rad] is no fault of the laboratory's vertical."""
 
-ANKLE_PER_HEIGHT = 0.039
-"""Height of the ankle joint over the sole, over body height (the same source)."""
+UNEVEN = 0.10
+"""Where the heights of the soles in stance range over more [m], the ground is not level."""
 
-HEEL_PER_HEIGHT = 0.039
-"""How far the heel reaches behind the ankle joint, over body height: a quarter of the foot's length of 0.152."""
+_STANDING_SPEED = 0.3
+_PRINT_DEVIATION, _SLOPE_DEVIATION = 0.01, 0.02
+"""How much footprints scatter in height [m], and how much laboratories' floors slope."""
+
+BODY_MASS_INDEX = 23.0
+"""Of a person of unknown mass [kg/m^2]: the middle of what counts as normal weight."""
 
 SPLIT = 0.3
 """Where on a bone of the recording a joint is put that the recording lacks, as a part of its length."""
@@ -66,8 +71,7 @@ def retarget_bvh(bvh: BvhMotion, *, unit: float = CMU_UNIT, drop: int = 1, cutof
     -------
     motion, offsets
         The motion, standing on ``y = 0`` and starting over the origin; where each joint lies in its parent's body in the T-pose
-        [m], ``(24, 3)``. ``motion.attrs`` hold ``height`` and ``ankle_height`` [m], ``ground_shift`` [m] (by how much the
-        recording was lifted), ``floor_spread`` [m] and ``dropped_frames``.
+        [m], ``(24, 3)``. ``motion.attrs`` hold ``height`` [m], ``dropped_frames`` and what :func:`grounded` tells.
 
     Raises
     ------
@@ -78,7 +82,7 @@ def retarget_bvh(bvh: BvhMotion, *, unit: float = CMU_UNIT, drop: int = 1, cutof
     """
     skeleton = _Skeleton.of(bvh, unit)
     offsets = skeleton.offsets()
-    height = body_height(offsets)
+    height = skeleton_height(offsets)
     if not 1.0 < height < 2.3:
         raise InputError(f"{bvh.path}: with a unit of {unit:g} m the person is {height:.2f} m tall; give the file's unit of length in metres as unit=")
     start = _first_frame(skeleton.position, bvh.frame_time, drop)
@@ -89,13 +93,8 @@ def retarget_bvh(bvh: BvhMotion, *, unit: float = CMU_UNIT, drop: int = 1, cutof
     motion = BodyMotion(time, skeleton.at("Hips")[start:], _wxyz(_relative(turned)), name=name)
     if cutoff is not None:
         motion = smoothed(motion, cutoff)
-    return grounded(motion, offsets, {"height": height, "ankle_height": ANKLE_PER_HEIGHT * height, "dropped_frames": start}), offsets
-
-
-def body_height(offsets: Array) -> float:
-    """Height of the person [m] from the length of the legs between hip and ankle."""
-    leg = [sum(np.linalg.norm(offsets[JOINTS.index(f"{side}_{joint}")]) for joint in ("knee", "ankle")) for side in _SIDES]
-    return float(np.mean(leg) * HEIGHT_PER_LEG)
+    person = build_standin(offsets=offsets, mass=BODY_MASS_INDEX * height**2)
+    return grounded(replace(motion, attrs={"height": height, "dropped_frames": start}), person), offsets
 
 
 def smoothed(motion: BodyMotion, cutoff: float) -> BodyMotion:
@@ -116,39 +115,86 @@ def smoothed(motion: BodyMotion, cutoff: float) -> BodyMotion:
     return BodyMotion(motion.time, position, rotation, motion.name, motion.attrs)
 
 
-def sole_points(motion: BodyMotion, offsets: Array, ankle_height: float, height: float) -> Array:
-    """Positions of heel, ball and toe under each foot [m], ``(time, side[right, left], point[heel, ball, toe], axis)``."""
-    turned, position = _kinematics(motion, offsets)
-    soles = []
-    for side in ("right", "left"):
-        ankle, ball = JOINTS.index(f"{side}_ankle"), JOINTS.index(f"{side}_foot")
-        under = ankle_height + offsets[ball, 1]
-        heel = position[:, ankle] + turned[:, ankle] @ np.array([-HEEL_PER_HEIGHT * height, -ankle_height, 0.0])
-        at_ball = position[:, ball] + turned[:, ankle] @ np.array([0.0, -under, 0.0])
-        toe = position[:, ball] + turned[:, ball] @ np.array([HEEL_PER_HEIGHT * height, -under, 0.0])
-        soles.append(np.stack([heel, at_ball, toe], axis=1))
-    return np.stack(soles, axis=1)
-
-
-def grounded(motion: BodyMotion, offsets: Array, attrs: dict[str, Any]) -> BodyMotion:
+def grounded(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
     """The motion moved so that the feet stand on ``y = 0`` and the pelvis starts over the origin.
 
-    The floor is the median height of the lowest point of both soles over the frames in which that point is slower than 0.3 m/s.
-    ``attrs`` must hold ``height`` and ``ankle_height`` [m].
+    The floor is a plane through the lowest points of the soles where these are slower than 0.3 m/s. Where the plane says that the
+    recording's vertical is off (laboratories' are, by a degree or two), the motion is turned upright; a slope is believed only as
+    far as the footprints cover ground, and not at all above :data:`STEEPEST` or where the footprints lie in no plane.
+
+    Parameters
+    ----------
+    motion
+        The motion.
+    person
+        The body whose soles stand on the floor (:func:`imdy_plugin.sim.standin.build_standin`).
+
+    Returns
+    -------
+    BodyMotion
+        Its ``attrs`` tell ``ground_shift`` [m], by how much the recording was lifted where it begins; ``ground_tilt`` [rad], the
+        floor's slope that was taken out; ``floor_spread`` [m], the range (5 to 95 %) of the soles' heights in stance that is left.
     """
-    soles = sole_points(motion, offsets, attrs["ankle_height"], attrs["height"]).reshape(len(motion), 6, 3)
-    lowest = np.argmin(soles[..., 1], axis=1)
-    speed = np.linalg.norm(np.gradient(soles, motion.time, axis=0), axis=-1)
-    frames = np.arange(len(motion))
-    height, slow = soles[frames, lowest, 1], speed[frames, lowest] < 0.3
-    standing = height[slow] if slow.sum() >= 5 else np.sort(height)[: max(1, len(height) // 10)]
-    floor = float(np.median(standing))
-    spread = float(np.subtract(*np.percentile(standing, [95, 5])))
+    level, spread = _floor(_footprints(motion, person))
+    normal = np.array([-level[0], 1.0, -level[1]])
+    turn = _between(normal, UP)
     start = motion.root_position[0]
-    moved = motion.placed(np.array([-start[0], -floor, -start[2]]))
-    return BodyMotion(
-        moved.time, moved.root_position, moved.rotation_wxyz, motion.name, {**motion.attrs, **attrs, "ground_shift": -floor, "floor_spread": spread}
-    )
+    under = np.array([start[0], level @ (start[0], start[2], 1.0), start[2]])
+    position = (motion.root_position - under) @ turn.T
+    rotation = motion.rotation_wxyz.copy()
+    rotation[:, 0] = (Rotation.from_matrix(turn) * Rotation.from_quat(rotation[:, 0], scalar_first=True)).as_quat(scalar_first=True)
+    tilt = float(np.arccos(1 / np.linalg.norm(normal)))
+    attrs = {**motion.attrs, "ground_shift": float(-under[1]), "ground_tilt": tilt, "floor_spread": spread}
+    return replace(motion, root_position=position - position[0] * (1, 0, 1), rotation_wxyz=_steady(rotation), attrs=attrs)
+
+
+def lowest_points(motion: BodyMotion, person: xr.Dataset) -> Array:
+    """Place of each foot's lowest point [m], ``(time, foot[right, left], 3)``."""
+    turned, place = global_rotations(motion), joint_positions(motion, joint_offsets(person))
+    feet = []
+    for side in ("right", "left"):
+        bodies = [(JOINTS.index(body), points) for body, points in sole_points(person).items() if body.startswith(side)]
+        points = np.concatenate([place[:, None, body] + np.einsum("tij,pj->tpi", turned[:, body], at) for body, at in bodies], axis=1)
+        feet.append(points[np.arange(len(motion)), np.argmin(points[..., 1], axis=1)])
+    return np.stack(feet, axis=1)
+
+
+def _footprints(motion: BodyMotion, person: xr.Dataset) -> Array:
+    """Points at which the lower foot stands [m], ``(frame, 3)``; the lowest of all where no foot ever does."""
+    feet = lowest_points(motion, person)
+    frames, lower = np.arange(len(motion)), np.argmin(feet[..., 1], axis=1)
+    ankles = joint_positions(motion, joint_offsets(person))[:, [JOINTS.index("right_foot"), JOINTS.index("left_foot")]]
+    speed = np.linalg.norm(np.gradient(ankles, motion.time, axis=0), axis=-1)[frames, lower]
+    points = feet[frames, lower]
+    slow = points[speed < _STANDING_SPEED]
+    return slow if len(slow) >= 5 else points[np.argsort(points[:, 1])[: max(1, len(points) // 10)]]
+
+
+def _floor(points: Array) -> tuple[Array, float]:
+    """A floor ``y = a x + b z + c`` through footprints, and the range of heights (5 to 95 %) about it [m].
+
+    Footprints are gathered in squares of a tenth of a metre that count the same; iteratively reweighted least squares (Huber).
+    """
+    cells = np.unique(np.round(points[:, [0, 2]] * 10), axis=0, return_inverse=True)[1].ravel()
+    place = np.array([np.median(points[cells == cell], axis=0) for cell in range(cells.max() + 1)])
+    middle = place[:, [0, 2]].mean(axis=0)
+    columns = np.column_stack([place[:, [0, 2]] - middle, np.ones(len(place))])
+    prior = np.diag([(_PRINT_DEVIATION / _SLOPE_DEVIATION) ** 2] * 2 + [0.0])
+    plane, weight = np.zeros(3), np.ones(len(place))
+    for _ in range(20):
+        plane = np.linalg.solve((columns.T * weight) @ columns + prior, (columns.T * weight) @ place[:, 1])
+        weight = np.minimum(1.0, _PRINT_DEVIATION / np.maximum(np.abs(place[:, 1] - columns @ plane), 1e-9))
+    level = np.array([plane[0], plane[1], plane[2] - plane[:2] @ middle])
+    spread = _spread(points, level)
+    if np.hypot(*plane[:2]) > np.tan(STEEPEST) or spread > UNEVEN:
+        level = np.array([0.0, 0.0, float(np.median(points[:, 1]))])
+        spread = _spread(points, level)
+    return level, spread
+
+
+def _spread(points: Array, level: Array) -> float:
+    left = points[:, 1] - points[:, [0, 2]] @ level[:2] - level[2]
+    return float(np.subtract(*np.percentile(left, [95, 5])))
 
 
 @dataclass(frozen=True)
@@ -162,8 +208,9 @@ class _Skeleton:
 
     @classmethod
     def of(cls, bvh: BvhMotion, unit: float) -> _Skeleton:
-        rotation, position = bvh.world()
-        return cls(bvh, unit, FROM_SMPL @ rotation @ FROM_SMPL.T, position @ FROM_SMPL.T * unit)
+        whole = _with_chest(bvh)
+        rotation, position = whole.world()
+        return cls(whole, unit, FROM_SMPL @ rotation @ FROM_SMPL.T, position @ FROM_SMPL.T * unit)
 
     def at(self, joint: str) -> Array:
         return self.position[:, self.bvh.index(joint)]
@@ -191,10 +238,13 @@ class _Skeleton:
     def offsets(self) -> Array:
         turn, place = self.alignment(), {"pelvis": np.zeros(3)}
         place |= {"spine1": SPLIT * self.bone("Spine"), "spine2": (1 - SPLIT) * self.bone("Spine"), "spine3": self.bone("Spine1")}
-        place |= {"neck": self.bone("Neck1"), "head": self.bone("Head")}
+        place |= {"neck": self.bone("Neck") + 0.5 * self.bone("Neck1"), "head": 0.5 * self.bone("Neck1") + self.bone("Head")}
         for side, (prefix, _) in _SIDES.items():
-            arm = self.bone(f"{prefix}Arm")
-            place |= {f"{side}_hip": self.bone(f"{prefix}UpLeg"), f"{side}_collar": SPLIT * arm, f"{side}_shoulder": (1 - SPLIT) * arm}
+            place |= {
+                f"{side}_hip": self.bone(f"{prefix}UpLeg"),
+                f"{side}_collar": self.bone(f"{prefix}Shoulder"),
+                f"{side}_shoulder": self.bone(f"{prefix}Arm"),
+            }
             place |= {f"{side}_knee": turn[f"{side}_hip"] @ self.bone(f"{prefix}Leg"), f"{side}_ankle": turn[f"{side}_knee"] @ self.bone(f"{prefix}Foot")}
             place[f"{side}_foot"] = turn[f"{side}_ankle"] @ self.bone(f"{prefix}ToeBase")
             place |= {
@@ -207,7 +257,7 @@ class _Skeleton:
     def turned(self, offsets: Array) -> Array:
         """Rotations of the 24 bodies against the ground, ``(time, 24, 3, 3)``.
 
-        A body between a joint that the recording has and one that it lacks points at where the next joint was recorded.
+        A body that begins at a joint that the recording lacks points at where its end was recorded.
         """
         source, turn, aims = self._sources(), self.alignment(), self._aims()
         turned = np.empty((len(self.bvh), len(JOINTS), 3, 3))
@@ -230,8 +280,21 @@ class _Skeleton:
 
     @staticmethod
     def _aims() -> dict[str, tuple[str, str]]:
-        arms = {f"{side}_collar": (f"{side}_shoulder", f"{prefix}Arm") for side, (prefix, _) in _SIDES.items()}
-        return {"spine1": ("spine2", "Spine"), "neck": ("head", "Head")} | arms
+        return {"spine1": ("spine2", "Spine"), "neck": ("head", "Head")}
+
+
+def _with_chest(bvh: BvhMotion) -> BvhMotion:
+    """The skeleton with a bone between ``Spine1`` and where neck and shoulders begin, where the file gives it no length.
+
+    The database's conversion loses the length of that bone, though not its rotation: shoulders and neck come out a hand's breadth
+    lower than the markers of the same trial. It is given the vector of the bone below, as long as it in the database's skeletons.
+    """
+    above = [bvh.index(name) for name in ("Neck", "LeftShoulder", "RightShoulder")]
+    if np.any(bvh.offsets[above]):
+        return bvh
+    offsets = bvh.offsets.copy()
+    offsets[above] = offsets[bvh.index("Spine1")]
+    return replace(bvh, offsets=offsets)
 
 
 def _first_frame(position: Array, step: float, drop: int) -> int:
@@ -250,19 +313,15 @@ def _relative(turned: Array) -> Array:
     return local
 
 
-def _kinematics(motion: BodyMotion, offsets: Array) -> tuple[Array, Array]:
-    from imdy_plugin.adapters.smpl.motion import global_rotations
-
-    turned = global_rotations(motion)
-    position = np.empty((len(motion), len(JOINTS), 3))
-    for joint, parent in enumerate(PARENTS):
-        position[:, joint] = motion.root_position if parent < 0 else position[:, parent] + turned[:, parent] @ offsets[joint]
-    return turned, position
-
-
 def _wxyz(rotation: Array) -> Array:
-    """Quaternions, scalar first, of rotation matrices ``(time, joint, 3, 3)``, without changes of sign from frame to frame."""
+    """Quaternions, scalar first, of rotation matrices ``(time, joint, 3, 3)``."""
     quaternion = np.asarray(Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_quat(scalar_first=True)).reshape(*rotation.shape[:2], 4)
+    return _steady(quaternion)
+
+
+def _steady(quaternion: Array) -> Array:
+    """The same rotations ``(time, joint, 4)``, without changes of sign from frame to frame."""
+    quaternion = quaternion.copy()
     quaternion[0] *= np.where(quaternion[0, :, :1] < 0, -1.0, 1.0)
     flips = np.where((quaternion[1:] * quaternion[:-1]).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
     quaternion[1:] *= np.cumprod(flips, axis=0)
