@@ -52,7 +52,7 @@ _KINDS: dict[str, tuple[str, type, tuple[str, ...]]] = {
     "solvers": ("imdy_register_solvers", Solver, ("solve",)),
     "model_adapters": ("imdy_register_model_adapters", ModelAdapter, ("accepts", "load")),
     "marker_readers": ("imdy_register_marker_readers", MarkerReader, ("accepts", "read")),
-    "sim_backends": ("imdy_register_sim_backends", SimBackend, ()),
+    "sim_backends": ("imdy_register_sim_backends", SimBackend, ("start",)),
 }
 
 
@@ -128,13 +128,16 @@ def _signature_fault(label: str, expected: Callable[..., Any], actual: Callable[
     positional = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
         return ""
-    wanted = list(inspect.signature(expected).parameters)
-    extra = [p.name for p in positional[len(wanted) :] if p.default is p.empty]
-    extra += [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    asked = inspect.signature(expected).parameters
+    wanted = [name for name, p in asked.items() if p.kind is not p.KEYWORD_ONLY]
+    named = [name for name, p in asked.items() if p.kind is p.KEYWORD_ONLY]
+    extra = [p.name for p in positional[len(wanted) :] if p.default is p.empty and p.name not in named]
+    extra += [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in named]
     if extra:
-        return f"{label}: {expected.__name__} takes {', '.join(extra)}, which the hook has not; it is called with ({', '.join(wanted[1:])})"
-    if len(positional) < len(wanted):
-        return f"{label}: {expected.__name__} takes ({', '.join(p.name for p in positional)}), but is called with ({', '.join(wanted)})"
+        return f"{label}: {expected.__name__} takes {', '.join(extra)}, which the hook has not; it is called with ({', '.join([*wanted[1:], *named])})"
+    unknown = [] if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else [name for name in named if name not in parameters]
+    if len(positional) < len(wanted) or unknown:
+        return f"{label}: {expected.__name__} takes ({', '.join(parameters)}), but is called with ({', '.join(asked)})"
     return ""
 
 
@@ -191,9 +194,9 @@ def refresh() -> None:
     _load.cache_clear()
 
 
-def missing_requirements(solver: type[Solver] | Solver) -> list[str]:
-    """Import names that a solver requires and that are not installed."""
-    return [name for name in solver.requires if importlib.util.find_spec(name) is None]
+def missing_requirements(cls: type[Solver] | Solver | type[SimBackend]) -> list[str]:
+    """Import names that a solver or a simulation backend requires and that are not installed."""
+    return [name for name in cls.requires if importlib.util.find_spec(name) is None]
 
 
 def get_solver(name: str) -> Solver:
@@ -206,15 +209,24 @@ def get_solver(name: str) -> Solver:
     MissingDependencyError
         It is registered, but a library it requires is not installed.
     """
-    solvers = get_registry().solvers
-    if name not in solvers:
-        raise UnknownNameError("solver", name, solvers, "'imdy solvers' lists them; a plugin of its own may not be installed.")
-    found = solvers[name]
+    solver: Solver = _get("solver", name, get_registry().solvers, "'imdy solvers' lists them; a plugin of its own may not be installed.")
+    return solver
+
+
+def get_sim_backend(name: str) -> SimBackend:
+    """An instance of the named simulation backend; see :func:`get_solver` for the errors."""
+    backend: SimBackend = _get("simulation backend", name, get_registry().sim_backends, "A plugin of its own may not be installed.")
+    return backend
+
+
+def _get(kind: str, name: str, table: dict[str, Registered], hint: str) -> Any:
+    if name not in table:
+        raise UnknownNameError(kind, name, table, hint)
+    found = table[name]
     missing = missing_requirements(found.cls)
     if missing:
-        raise MissingDependencyError(f"solver '{name}' of {found.distribution} requires {', '.join(missing)}, not installed: pip install {' '.join(missing)}")
-    solver: Solver = found.cls()
-    return solver
+        raise MissingDependencyError(f"{kind} '{name}' of {found.distribution} requires {', '.join(missing)}, not installed: pip install {' '.join(missing)}")
+    return found.cls()
 
 
 def make_options(solver: Solver, given: dict[str, Any]) -> SolverOptions:
