@@ -1,0 +1,356 @@
+"""Collecting the ImDy data set: clips are imitated in simulation, checked and stored, on as many processes or machines as there are.
+
+An episode is one clip, imitated once by one imitator in one variation. It is the unit of work and of storage: whatever dies, a
+finished episode stays and an unfinished one is done again, from seeds made of its names, so that it comes out the same.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import multiprocessing
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from imdy_plugin import __version__
+from imdy_plugin.adapters.smpl.motion import BodyMotion
+from imdy_plugin.errors import ImdyError, InputError, SolverError
+from imdy_plugin.interfaces import SimBackend
+from imdy_plugin.progress import report_progress
+from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, TIMESTEP, Imitator
+from imdy_plugin.sim.records import Episode, RecordStore, episode_name, record_of
+from imdy_plugin.sim.rollout import Part, at_control_rate, roll_out
+from imdy_plugin.sim.validity import checked
+from imdy_plugin.sim.variation import DEFAULT_VARIATIONS, Variation, seed_of
+
+_RESTARTS = 3
+"""How often dead worker processes are replaced before the collection gives up."""
+
+
+class ClipLike(Protocol):
+    """What can be collected: a clip of :func:`imdy_plugin.sim.clips.clips`, or anything with the same members."""
+
+    @property
+    def name(self) -> str:
+        """``source/trial``."""
+
+    @property
+    def activity(self) -> str:
+        """What the person does."""
+
+    @property
+    def person(self) -> str:
+        """Who."""
+
+    @property
+    def source(self) -> str:
+        """The data set."""
+
+    @property
+    def held_out(self) -> bool:
+        """Kept from training."""
+
+    @property
+    def may_train(self) -> bool:
+        """Whether its licence allows training on it."""
+
+    def load(self) -> tuple[BodyMotion, xr.Dataset]:
+        """The motion and the person's model."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode to collect."""
+
+    clip: ClipLike
+    imitator: Imitator
+    variation: Variation
+    backend: SimBackend
+    store: Path
+    seed: int = 0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What makes the episode what it is."""
+        return {
+            "clip": self.clip.name,
+            "imitator": self.imitator.name,
+            "backend": self.backend.name,
+            "variation": self.variation.name,
+            "variation_options": self.variation.described(),
+            "seed": self.seed,
+        }
+
+    @property
+    def name(self) -> str:
+        """Name of the episode in the store."""
+        return episode_name(self.key)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes
+    ----------
+    name
+        Of the episode.
+    collected
+        Whether it was collected now; otherwise it was there, another process has it, or ``error`` says why not.
+    seconds, processor_seconds
+        Simulated time [s], and time of a processor that it took [s].
+    frames, valid, failed
+        Numbers of frames, of valid ones, and of those after a failure.
+    error
+        Why there is no episode.
+    """
+
+    name: str
+    collected: bool = False
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+    frames: int = 0
+    valid: int = 0
+    failed: int = 0
+    error: str = ""
+
+
+@dataclass
+class CollectionReport:
+    """What a collection did."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    skipped: int = 0
+    wall_seconds: float = 0.0
+
+    @property
+    def collected(self) -> list[Outcome]:
+        """Episodes that are new in the store."""
+        return [o for o in self.outcomes if o.collected]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Why episodes are missing, by name."""
+        return {o.name: o.error for o in self.outcomes if o.error}
+
+    def total(self, figure: str) -> float:
+        """Sum of a figure of :class:`Outcome` over the collected episodes."""
+        return float(sum(getattr(o, figure) for o in self.collected))
+
+    def lines(self) -> list[str]:
+        """What a person wants to know of it."""
+        frames, simulated, processor = self.total("frames"), self.total("seconds"), self.total("processor_seconds")
+        said = [f"{len(self.collected)} episodes collected, {self.skipped} were there, {len(self.errors)} failed to run"]
+        if frames:
+            said += [
+                f"{simulated / 3600:.3f} h simulated in {self.wall_seconds:.0f} s: {simulated / self.wall_seconds:.1f} s a second,"
+                f" {simulated / max(processor, 1e-9):.1f} s a processor second",
+                f"valid {100 * self.total('valid') / frames:.2f} % of {frames:.0f} frames; after a failure {100 * self.total('failed') / frames:.2f} %",
+            ]
+        return said + [f"{name}: {error}" for name, error in sorted(self.errors.items())]
+
+
+def plan(
+    clips: Iterable[ClipLike],
+    imitators: Sequence[Imitator],
+    store: str | os.PathLike[str],
+    backend: SimBackend,
+    variations: Sequence[Variation] = DEFAULT_VARIATIONS,
+    seed: int = 0,
+) -> list[Task]:
+    """All episodes of some clips, each imitated by each imitator in each variation.
+
+    Raises
+    ------
+    InputError
+        Two of them would have the same name.
+    """
+    tasks = [Task(clip, imitator, v, backend, Path(store).absolute(), seed) for v in variations for clip in clips for imitator in imitators]
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise InputError(f"episode {twice[0]} would be collected twice; give clips, imitators and variations names of their own")
+    return tasks
+
+
+def choose(clips: Iterable[ClipLike], patterns: Sequence[str]) -> list[ClipLike]:
+    """The clips whose names match one of some patterns such as ``cmu/0[78]*``; all where there are none.
+
+    Raises
+    ------
+    InputError
+        None matches.
+    """
+    given = list(clips)
+    chosen = [c for c in given if not patterns or any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
+    if not chosen:
+        raise InputError(f"no clip is named like {', '.join(patterns)}; there are {len(given)}, such as {', '.join(c.name for c in given[:5])}")
+    return chosen
+
+
+def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = None) -> CollectionReport:
+    """Collect episodes that are not in their store yet.
+
+    Parameters
+    ----------
+    tasks
+        What to collect (:func:`plan`).
+    workers
+        Local processes; with 1 all is done in this one.
+    scheduler
+        Address of a Dask scheduler; its workers do it instead. They need this package and the same folders.
+
+    Returns
+    -------
+    CollectionReport
+        What was done. An episode that cannot be made does not keep the others from being made.
+
+    Raises
+    ------
+    SolverError
+        Worker processes die again and again; what they finished is in the store.
+    """
+    started = time.perf_counter()
+    stores = {task.store: RecordStore(task.store) for task in tasks}
+    for store in stores.values():
+        store.clean()
+    missing = [task for task in tasks if task.name not in stores[task.store]]
+    report = CollectionReport(skipped=len(tasks) - len(missing))
+    run: Callable[[Sequence[Task]], Iterator[Outcome]] = _here if workers <= 1 else lambda t: _in_processes(t, workers)
+    for outcome in _on_dask(missing, scheduler) if scheduler else run(missing):
+        report.outcomes.append(outcome)
+        report_progress("collect", len(report.outcomes), len(missing))
+    for store in stores.values():
+        store.write_manifest()
+    report.wall_seconds = time.perf_counter() - started
+    return report
+
+
+def collect_episode(task: Task) -> Outcome:
+    """Collect one episode, unless it is there or somebody else is at it."""
+    store = RecordStore(task.store)
+    started = time.process_time()
+    with store.claimed(task.name) as ours:
+        if not ours:
+            return Outcome(task.name)
+        try:
+            record, person = make_record(task)
+        except (ImdyError, OSError) as error:
+            return Outcome(task.name, error=f"{type(error).__name__}: {error}")
+        store.write(task.name, record, person)
+    frames = record.sizes["time"]
+    valid, failed = (int(record[name].values.sum()) for name in ("valid", "failed"))
+    return Outcome(task.name, True, frames / CONTROL_RATE, time.process_time() - started, frames, valid, failed)
+
+
+def make_record(task: Task) -> tuple[xr.Dataset, xr.Dataset]:
+    """Simulate and check one episode; its record and its person."""
+    motion, person = task.variation.applied(*task.clip.load())
+    reference = at_control_rate(motion)
+    seed = seed_of(task.name, str(task.seed))
+    controller = task.imitator.begin(person, reference, seed)
+    simulation = task.backend.start([person], timestep=TIMESTEP, seed=seed)
+    try:
+        (episode,) = roll_out(simulation, [Part(person, reference, controller, task.variation, seed)])
+    finally:
+        simulation.close()
+    if not len(episode.time):
+        raise SolverError(f"episode {task.name} diverged in its first step")
+    return finished_record(episode, person, {**_provenance(task), "reference_frames": len(reference) - 1}), person
+
+
+def finished_record(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """The record of an episode with markers, checks and figures."""
+    record = record_of(episode, person, attrs)
+    return _with_figures(checked(record, person))
+
+
+def _provenance(task: Task) -> dict[str, Any]:
+    clip = {name: getattr(task.clip, name) for name in ("activity", "person", "source", "held_out", "may_train")}
+    settings = {"timestep": TIMESTEP, "substeps": SUBSTEPS, "rate": CONTROL_RATE, "imdy_version": __version__}
+    return {**task.key, **clip, **settings}
+
+
+def _with_figures(record: xr.Dataset) -> xr.Dataset:
+    valid, failed = record["valid"].values, record["failed"].values
+    touched = np.abs(record["ground_force"].values).max(axis=(0, 2)) > 0
+    figures = {
+        "frames": int(valid.size),
+        "valid_frames": int(valid.sum()),
+        "failed_frames": int(failed.sum()),
+        "usable_frames": int((valid & ~failed).sum()),
+        "mean_joint_error": float(record["joint_error"].values[~failed].mean()) if not failed.all() else None,
+        "largest_residual": float(max(record["residual_force"].values.max(), record["residual_moment"].values.max())),
+        "bodies_touched": [str(b) for b in record["body"].values[touched]],
+    }
+    return record.assign_attrs(figures)
+
+
+def _here(tasks: Sequence[Task]) -> Iterator[Outcome]:
+    for task in tasks:
+        yield collect_episode(task)
+
+
+def _packed(task: Task) -> bytes:
+    """A task for another process; clips and imitators may hold functions that plain pickle refuses."""
+    import cloudpickle  # type: ignore[import-untyped]
+
+    packed: bytes = cloudpickle.dumps(task)
+    return packed
+
+
+def _collect_packed(packed: bytes) -> Outcome:
+    return collect_episode(pickle.loads(packed))
+
+
+def _in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
+    left = {task.name: _packed(task) for task in tasks}
+    for _ in range(_RESTARTS):
+        if not left:
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_end_with_parent) as pool:
+            futures = {pool.submit(_collect_packed, packed): name for name, packed in left.items()}
+            try:
+                for future in as_completed(futures):
+                    outcome = future.result()
+                    del left[futures[future]]
+                    yield outcome
+            except BrokenProcessPool:
+                continue
+    if left:
+        raise SolverError(f"worker processes died {_RESTARTS} times (short of memory?); {len(left)} episodes are missing, run the same again to go on")
+
+
+def _end_with_parent() -> None:
+    """Let a worker process end when the one that started it does, however it ended."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _on_dask(tasks: Sequence[Task], scheduler: str) -> Iterator[Outcome]:
+    from distributed import Client
+    from distributed import as_completed as completed
+
+    with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        futures = {client.submit(_collect_packed, _packed(task), key=f"imdy-{task.name}", pure=False, retries=_RESTARTS): task.name for task in tasks}
+        for future in completed(list(futures)):  # type: ignore[no-untyped-call]
+            error = future.exception()
+            yield future.result() if error is None else Outcome(futures[future], error=f"{type(error).__name__}: {error}")
+            future.release()

@@ -1,0 +1,349 @@
+"""What is recorded of simulated people, and the store that keeps it.
+
+A record is an :class:`xarray.Dataset` of one episode: one person who imitates one clip once. Its frames are the instants at which
+the imitator commands; what a frame says of forces holds at the beginning of the step that follows it. All is in the ground frame
+(x forward, y up, z right); rotations turn a body against its parent, angular velocities and torques are along the axes of the
+turned body. A record is a lawful motion (:func:`imdy_plugin.schema.validate_motion`) with more variables, see :data:`VARIABLES`.
+
+The store is a folder with one Zarr group for each episode. An episode appears in it complete or not at all: it is written beside
+and renamed, under a lock that the system frees when its owner dies. So any number of processes may collect into one store, be
+killed, and go on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from imdy_plugin.atomic import replacing
+from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
+from imdy_plugin.schema import AXES
+from imdy_plugin.sim.dynamics import place, tree_of
+from imdy_plugin.sim.zarr_writer import FixedPoint, write_group
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a record: its dimensions after time, its unit, what it is, and how it is rounded (None: as it is)."""
+
+    dims: tuple[str, ...]
+    units: str
+    meaning: str
+    rounding: FixedPoint | None = None
+
+
+_BODY, _JOINT = ("body", "axis"), ("joint", "axis")
+
+VARIABLES: dict[str, Variable] = {
+    "root_position": Variable(("axis",), "m", "place of the root body's joint", FixedPoint(23, 2)),
+    "rotation_wxyz": Variable(("body", "quaternion"), "1", "rotation of each body against its parent, scalar first", FixedPoint(24, 2)),
+    "root_velocity": Variable(("axis",), "m/s", "velocity of the root body's joint", FixedPoint(22)),
+    "angular_velocity": Variable(_BODY, "rad/s", "of each body against its parent, along the body's axes", FixedPoint(22)),
+    "root_acceleration": Variable(("axis",), "m/s^2", "rate of root_velocity over the first physics step after the frame", FixedPoint(20)),
+    "angular_acceleration": Variable(_BODY, "rad/s^2", "rate of angular_velocity over the first physics step after the frame", FixedPoint(15)),
+    "torque": Variable(("substep", *_JOINT), "N m", "torque that acted in each physics step after the frame, along the axes of the child body", FixedPoint(12)),
+    "angular_impulse": Variable(_JOINT, "N m s", "torque summed over the time to the next frame", FixedPoint(13)),
+    "ground_force": Variable(_BODY, "N", "force of the ground at the frame", FixedPoint(13)),
+    "center_of_pressure": Variable(_BODY, "m", "point of the ground where that force acts", FixedPoint(20)),
+    "free_moment": Variable(_BODY, "N m", "moment of the ground about that point", FixedPoint(13)),
+    "mean_ground_force": Variable(_BODY, "N", "force of the ground, mean over the time to the next frame", FixedPoint(10)),
+    "mean_center_of_pressure": Variable(_BODY, "m", "point of the ground where the mean force acts", FixedPoint(16)),
+    "mean_free_moment": Variable(_BODY, "N m", "moment of the ground about that point, mean over the time to the next frame", FixedPoint(10)),
+    "marker_position": Variable(("marker", "axis"), "m", "place of each landmark", FixedPoint(17, 2)),
+    "target": Variable(_JOINT, "rad", "rotation vector that the joint's control was set to, noise included", FixedPoint(11)),
+    "reference_root_position": Variable(("axis",), "m", "root_position of the motion that is imitated", FixedPoint(14, 2)),
+    "reference_rotation_wxyz": Variable(("body", "quaternion"), "1", "rotation_wxyz of the motion that is imitated", FixedPoint(14, 2)),
+    "joint_error": Variable((), "m", "distance of the joints from the reference's, mean over the joints", FixedPoint(17)),
+    "residual_force": Variable((), "body weight", "largest force that the equations of motion leave unexplained"),
+    "residual_moment": Variable((), "body weight x body height", "largest moment that the equations of motion leave unexplained"),
+    "failed": Variable((), "", "the person is no longer imitating: too far from the reference, now or before"),
+    "valid": Variable((), "", "the equations of motion hold with nothing but torques of the joints, ground and gravity"),
+}
+"""Variables of a record; time is the first dimension of each."""
+
+ROUNDING = {name: v.rounding for name, v in VARIABLES.items() if v.rounding is not None}
+
+_PERSON, _PARTIAL, _MANIFEST = "person.json.gz", ".partial", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What one person did, as the simulation numbers bodies and joints (:class:`imdy_plugin.interfaces.Simulation`).
+
+    Attributes
+    ----------
+    bodies
+        Names in the order of the arrays, root first.
+    time, position, velocity, target, reference
+        At each frame: time [s], state, command and the position that is imitated.
+    acceleration, torque, ground_force, ground_moment, mean_ground_force, mean_ground_moment
+        What :class:`imdy_plugin.interfaces.StepRecord` says of the step after each frame, time first.
+    timestep
+        Length of a physics step [s].
+    """
+
+    bodies: tuple[str, ...]
+    time: Array
+    position: Array
+    velocity: Array
+    target: Array
+    reference: Array
+    acceleration: Array
+    torque: Array
+    ground_force: Array
+    ground_moment: Array
+    mean_ground_force: Array
+    mean_ground_moment: Array
+    timestep: float
+
+
+def record_of(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """The record of an episode, rounded as it will be stored; what validity adds is still missing.
+
+    Parameters
+    ----------
+    episode
+        What happened.
+    person
+        The person's model; its order of bodies is the record's.
+    attrs
+        Provenance.
+    """
+    bodies = [str(b) for b in person["body"].values]
+    order = [episode.bodies.index(b) for b in bodies]
+    arrays = _kinematics(episode, order) | _kinetics(episode, order) | {"marker_position": _marker_positions(episode, person)}
+    coords = {
+        "time": ("time", episode.time, {"units": "s"}),
+        "body": bodies,
+        "joint": bodies[1:],
+        "axis": list(AXES),
+        "quaternion": ["w", "x", "y", "z"],
+        "marker": [str(m) for m in person["marker"].values],
+    }
+    record = xr.Dataset(coords=coords, attrs=dict(attrs))
+    return with_variables(record, arrays)
+
+
+def _marker_positions(episode: Episode, person: xr.Dataset) -> Array:
+    tree = tree_of(person, episode.bodies)
+    bodies = np.array([tree.bodies.index(str(b)) for b in person["marker_body"].values], dtype=np.intp)
+    return place(tree, episode.position).points(bodies, person["marker_location"].values)
+
+
+def with_variables(record: xr.Dataset, arrays: Mapping[str, NDArray[Any]]) -> xr.Dataset:
+    """The record with more of :data:`VARIABLES`, rounded as they will be stored."""
+    made = {}
+    for name, values in arrays.items():
+        variable = VARIABLES[name]
+        kept = variable.rounding.rounded(values) if variable.rounding else values
+        described = {"long_name": variable.meaning} | ({"units": variable.units} if variable.units else {})
+        made[name] = xr.Variable(("time", *variable.dims), kept, described)
+    return record.assign(made)
+
+
+def _kinematics(episode: Episode, order: list[int]) -> dict[str, Array]:
+    frames = len(episode.time)
+    spins = {name: getattr(episode, name)[:, 3:].reshape(frames, -1, 3)[:, order] for name in ("velocity", "acceleration")}
+    joints = [i - 1 for i in order[1:]]
+    return {
+        "root_position": episode.position[:, :3],
+        "rotation_wxyz": episode.position[:, 3:].reshape(frames, -1, 4)[:, order],
+        "root_velocity": episode.velocity[:, :3],
+        "angular_velocity": spins["velocity"],
+        "root_acceleration": episode.acceleration[:, :3],
+        "angular_acceleration": spins["acceleration"],
+        "target": episode.target.reshape(frames, -1, 3)[:, joints],
+        "reference_root_position": episode.reference[:, :3],
+        "reference_rotation_wxyz": episode.reference[:, 3:].reshape(frames, -1, 4)[:, order],
+    }
+
+
+def _kinetics(episode: Episode, order: list[int]) -> dict[str, Array]:
+    frames, substeps = episode.torque.shape[:2]
+    torque = episode.torque.reshape(frames, substeps, -1, 3)[:, :, [i - 1 for i in order[1:]]]
+    arrays = {"torque": torque, "angular_impulse": torque.sum(axis=1) * episode.timestep}
+    for prefix in ("", "mean_"):
+        force, moment = (getattr(episode, f"{prefix}ground_{kind}")[:, order] for kind in ("force", "moment"))
+        arrays |= _applied(prefix, force, moment)
+    return arrays
+
+
+def _applied(prefix: str, force: Array, moment: Array) -> dict[str, Array]:
+    """Force, centre of pressure and free moment of loads ``(time, body, 3)`` with the moment about the ground's origin.
+
+    The free moment is taken about the centre as it is stored, so that the three say the same however they are rounded.
+    """
+    names = [f"{prefix}{name}" for name in ("ground_force", "center_of_pressure", "free_moment")]
+    force = ROUNDING[names[0]].rounded(force)
+    touches = force[..., 1] > 0
+    upward = np.where(touches, force[..., 1], 1.0)
+    point = np.stack([moment[..., 2] / upward, np.zeros_like(upward), -moment[..., 0] / upward], axis=-1) * touches[..., None]
+    point = ROUNDING[names[1]].rounded(point)
+    return dict(zip(names, (force, point, moment - np.cross(point, force)), strict=True))
+
+
+def position_of(record: xr.Dataset) -> Array:
+    """Place and rotations in one array, ``(time, coordinate)``, bodies in the record's order."""
+    return np.concatenate([record["root_position"].values, _flat(record["rotation_wxyz"].values)], axis=1)
+
+
+def velocity_of(record: xr.Dataset) -> Array:
+    """Velocities in one array, ``(time, velocity)``, bodies in the record's order."""
+    return np.concatenate([record["root_velocity"].values, _flat(record["angular_velocity"].values)], axis=1)
+
+
+def acceleration_of(record: xr.Dataset) -> Array:
+    """Accelerations in one array, ``(time, velocity)``, bodies in the record's order."""
+    return np.concatenate([record["root_acceleration"].values, _flat(record["angular_acceleration"].values)], axis=1)
+
+
+def _flat(values: Array) -> Array:
+    return values.reshape(len(values), -1)
+
+
+def episode_name(key: Mapping[str, Any]) -> str:
+    """Name of the episode that ``key`` (clip, imitator, backend, variation, seed) describes: legible, and never the same for two keys."""
+    digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True, default=str).encode()).hexdigest()[:10]
+    words = [re.sub(r"[^A-Za-z0-9_.+]+", "_", str(key[k])) for k in ("clip", "imitator", "variation")]
+    return "-".join([*words, digest])
+
+
+class RecordStore:
+    """A folder of episodes.
+
+    Parameters
+    ----------
+    folder
+        Where they are, or will be.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def names(self) -> list[str]:
+        """Names of the complete episodes."""
+        return sorted(p.parent.name for p in self.folder.glob("*/.zmetadata") if not p.parent.name.startswith("."))
+
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name / ".zmetadata").is_file()
+
+    def attrs(self, name: str) -> dict[str, Any]:
+        """Provenance and figures of an episode, without opening its arrays."""
+        path = self._existing(name) / ".zattrs"
+        try:
+            read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FileFormatError(path, f"is not JSON ({error})", "delete the episode's folder and collect again") from error
+        return read
+
+    def open(self, name: str) -> xr.Dataset:
+        """The record of an episode, read as it is used."""
+        record: xr.Dataset = xr.open_zarr(self._existing(name), consolidated=True, chunks=None)
+        return record
+
+    def person(self, name: str) -> xr.Dataset:
+        """The model of an episode's person."""
+        path = self._existing(name) / _PERSON
+        try:
+            return person_from_json(gzip.decompress(path.read_bytes()).decode("utf-8"))
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            raise FileFormatError(path, f"holds no model ({error})", "delete the episode's folder and collect again") from error
+
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[bool]:
+        """Whether the episode is this process's to collect: not there yet, and claimed by nobody who lives.
+
+        The claim lasts as long as the context; the system ends it when the process dies.
+        """
+        with _exclusive(self.folder / _PARTIAL / f"{name}.lock") as owned:
+            yield owned and name not in self
+
+    def write(self, name: str, record: xr.Dataset, person: xr.Dataset) -> Path:
+        """Add a complete episode; call it within :meth:`claimed`."""
+        unfinished, finished = self.folder / _PARTIAL / name, self.folder / name
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_group(unfinished, record, ROUNDING)
+        (unfinished / _PERSON).write_bytes(gzip.compress(person_to_json(person).encode("utf-8"), mtime=0))
+        unfinished.rename(finished)
+        return finished
+
+    def clean(self) -> None:
+        """Remove what killed processes left behind."""
+        for lock in sorted((self.folder / _PARTIAL).glob("*.lock")):
+            with _exclusive(lock) as owned:
+                if owned:
+                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """What is in the store: attributes of each episode by name, from the episodes themselves."""
+        return {name: self.attrs(name) for name in self.names()}
+
+    def write_manifest(self) -> Path:
+        """Write :meth:`manifest` beside the episodes, for people and other tools; nothing here reads it."""
+        path = self.folder / _MANIFEST
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.manifest(), indent=1, sort_keys=True), encoding="utf-8")
+        return path
+
+    def _existing(self, name: str) -> Path:
+        if name not in self:
+            raise UnknownNameError("episode", name, self.names(), hint=f"(store {self.folder})")
+        return self.folder / name
+
+
+def open_store(folder: str | os.PathLike[str]) -> RecordStore:
+    """An existing store.
+
+    Raises
+    ------
+    InputError
+        The folder does not exist or holds no episode.
+    """
+    store = RecordStore(folder)
+    if not store.names():
+        raise InputError(f"{folder} holds no episodes; 'imdy collect --out {folder}' makes some")
+    return store
+
+
+def person_to_json(person: xr.Dataset) -> str:
+    """A model as JSON, no number changed."""
+    return json.dumps(person.to_dict(), sort_keys=True)
+
+
+def person_from_json(text: str) -> xr.Dataset:
+    """The model that :func:`person_to_json` wrote."""
+    return xr.Dataset.from_dict(json.loads(text))
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[bool]:
+    """Whether a lock file could be locked; it is removed by whoever locked it."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            owned = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            owned = False
+        try:
+            yield owned
+        finally:
+            if owned:
+                path.unlink(missing_ok=True)
