@@ -209,7 +209,8 @@ class _PolicyController(Controller):
 def save_policy(network: PolicyNetwork, path: str | Path, card: Mapping[str, Any]) -> None:
     """Write weights (half precision), configuration and ``card`` (anything JSON holds) as one safetensors file."""
     metadata = {"format": FORMAT, "config": json.dumps(asdict(network.config)), "card": json.dumps(dict(card))}
-    tensors = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in network.state_dict().items() if not name.endswith(".count")}
+    learned = {name for name, _ in network.named_parameters()}
+    tensors = {name: value.detach().cpu().to(torch.float16 if name in learned else torch.float32).contiguous() for name, value in network.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -227,11 +228,10 @@ def load_policy(path: str | Path) -> tuple[PolicyNetwork, dict[str, Any]]:
         raise FileFormatError(path, f"holds format '{metadata.get('format')}', not '{FORMAT}'", "give weights that 'imdy imitate train' wrote")
     raw: dict[str, Any] = json.loads(metadata["config"])
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    network = PolicyNetwork(PolicyConfig(**settings))
-    counts = {name: value for name, value in network.state_dict().items() if name.endswith(".count")}
     try:
-        network.load_state_dict({name: value.float() for name, value in tensors.items()} | counts)
-    except RuntimeError as error:
+        network = PolicyNetwork(PolicyConfig(**settings))
+        network.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except (RuntimeError, TypeError) as error:
         raise FileFormatError(path, f"its weights do not fit its configuration ({error})", "train it again with 'imdy imitate train'") from error
     return network.eval(), json.loads(metadata["card"])
 

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from imdy_plugin.interfaces import SimBackend, Simulation
+from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
+from imdy_plugin.sim.backends.base import DivergedError
 from imdy_plugin.sim.humanoid import joint_angles
 from imdy_plugin.sim.imitator.base import SUBSTEPS, TIMESTEP
 from imdy_plugin.sim.imitator.observation import Kinematics, kinematics, observe, style_state
@@ -134,10 +135,29 @@ class ImitationTask:
         numpy.ndarray
             Observations ``(world, observation)``.
         """
-        self.close()
-        worlds = self.config.worlds
         self._random, self._probabilities = np.random.default_rng(seed), probabilities
-        self.clip = self._random.choice(len(self.library), size=worlds, p=probabilities)
+        self._open(self._random.choice(len(self.library), size=self.config.worlds, p=probabilities), seed)
+        self._fallen = self._fall_down() if self.config.fallen > 0 else None
+        self._start(np.arange(self.config.worlds), self.clip)
+        return self.observation()
+
+    def rehearse(self, clips: Indices) -> NDArray[np.float32]:
+        """Start one world for each of some motions, at its first frame; who fails or ends starts its motion anew.
+
+        Returns
+        -------
+        numpy.ndarray
+            Observations ``(world, observation)``.
+        """
+        self._random, self._probabilities, self._fallen = np.random.default_rng(0), np.ones(len(self.library)), None
+        self._open(np.asarray(clips), 0)
+        self._place(np.arange(len(clips)), self.clip, np.zeros(len(clips), int))
+        return self.observation()
+
+    def _open(self, clips: Indices, seed: int) -> None:
+        """A new simulation of the people of these motions."""
+        self.close()
+        self.clip, worlds = clips.copy(), len(clips)
         people = [self.library.references[c].person for c in self.clip]
         self._offsets = np.stack([self.library.references[c].offsets for c in self.clip])
         self._alternatives = self._same_person(people)
@@ -145,9 +165,6 @@ class ImitationTask:
         self.frame, self.age = np.zeros(worlds, int), np.zeros(worlds, int)
         self._recovering = np.zeros(worlds, int)
         self._style = np.zeros((worlds, self.config.style_steps, self.library.references[0].style.shape[1]), np.float32)
-        self._fallen = self._fall_down() if self.config.fallen > 0 else None
-        self._start(np.arange(worlds), self.clip)
-        return self._observe()
 
     def step(self, action: Array) -> Outcome:
         """Command everybody; who failed or came to the end starts anew.
@@ -163,7 +180,7 @@ class ImitationTask:
     def command(self, target: Array) -> Outcome:
         """As :meth:`step`, with the targets of the joints' control themselves [rad], ``(world, 69)``."""
         before = self.body
-        record = self._running.step_towards(target, self.config.substeps)
+        record = self._advance(target)
         waiting = self._recovering > 0
         self.age, self.frame, self._recovering = self.age + 1, self.frame + ~waiting, np.maximum(self._recovering - 1, 0)
         lost = self._look()
@@ -172,8 +189,8 @@ class ImitationTask:
         lost |= failed(self.body, reference, rule=self.config.rule, limit=self.config.limit) & ~waiting
         ended = ((self.age >= self.config.episode_steps) | (self.frame >= self.library.lengths[self.clip] - 1)) & ~lost
         outcome = Outcome(
-            final=self._observe(),
-            reward=self._reward(before, reference, waiting) - power_cost(record.torque, self.velocity[:, 6:], self.config.reward),
+            final=self.observation(),
+            reward=self._reward(before, reference, waiting) - power_cost(np.nan_to_num(record.torque), self.velocity[:, 6:], self.config.reward),
             style=self._style.reshape(len(self._style), -1),
             failed=lost,
             ended=ended,
@@ -187,7 +204,7 @@ class ImitationTask:
 
     def observation(self) -> NDArray[np.float32]:
         """What everybody sees now, ``(world, observation)``."""
-        return self._observe()
+        return observe(self.body, [self.library.body(self.clip, self.frame + k) for k in self.ahead])
 
     def close(self) -> None:
         """Give the simulation back."""
@@ -201,6 +218,13 @@ class ImitationTask:
             raise RuntimeError("restart() has to be called first")
         return self._simulation
 
+    def _advance(self, target: Array) -> StepRecord:
+        """One command; of people who have burst the record is NaN, and so is their state."""
+        try:
+            return self._running.step_towards(target, self.config.substeps)
+        except DivergedError as error:
+            return error.record
+
     def _same_person(self, people: list[object]) -> list[Indices]:
         """For each world the motions laid out for its person."""
         owners = [id(reference.person) for reference in self.library.references]
@@ -211,9 +235,12 @@ class ImitationTask:
         return np.array([self._random.choice(self._alternatives[w], p=p / p.sum()) for w, p in zip(worlds, chances, strict=True)])
 
     def _start(self, worlds: Indices, clip: Indices) -> None:
-        """Put people at a random frame of their motions, or on the ground."""
+        """Put people at a random frame of their motions."""
         last = np.maximum(self.library.lengths[clip] - 2, 1)
         frame = np.floor(self._random.random(len(worlds)) * last).astype(int)
+        self._place(worlds, clip, frame)
+
+    def _place(self, worlds: Indices, clip: Indices, frame: Indices) -> None:
         self.clip[worlds], self.frame[worlds], self.age[worlds] = clip, frame, 0
         position, velocity = self.library.state(clip, frame)
         self._recovering[worlds] = 0
@@ -255,9 +282,6 @@ class ImitationTask:
         self.position, self.velocity = position, velocity
         self.body = kinematics(position, velocity, self._offsets)
         return gone
-
-    def _observe(self) -> NDArray[np.float32]:
-        return observe(self.body, [self.library.body(self.clip, self.frame + k) for k in self.ahead])
 
     def _reward(self, before: Kinematics, reference: Kinematics, waiting: Flags) -> Array:
         """Imitation; for who is getting up and still far from the reference, coming nearer."""
