@@ -32,6 +32,7 @@ from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
 from imdy_plugin.progress import report_progress
 from imdy_plugin.runs import runs
 from imdy_plugin.schema import GRAVITY
+from imdy_plugin.sim.backends.base import DivergedError
 from imdy_plugin.sim.humanoid import SOLE_RADIUS, motion_of, state_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, TIMESTEP, Controller, Imitator
 from imdy_plugin.sim.pictures import SIDES, Side
@@ -161,11 +162,12 @@ def _roll_out(simulation: Simulation, controller: Controller, wanted: BodyMotion
     states: list[Array] = [position[0]]
     steps: list[StepRecord] = []
     for frame in range(len(wanted) - 1):
-        record = simulation.step_towards(controller.target(frame, position[0], velocity[0])[None], SUBSTEPS)
+        try:
+            record = simulation.step_towards(controller.target(frame, position[0], velocity[0])[None], SUBSTEPS)
+        except DivergedError as error:
+            return states, steps, str(error)
         position, velocity = simulation.state()
-        failure = _failure(position, velocity, places[frame + 1], offsets, float(wanted.time[frame + 1]))
-        if failure.startswith("diverged"):
-            return states, steps, failure
+        failure = _failure(position, places[frame + 1], offsets, float(wanted.time[frame + 1]))
         states.append(position[0].copy())
         steps.append(record)
         if failure:
@@ -173,9 +175,7 @@ def _roll_out(simulation: Simulation, controller: Controller, wanted: BodyMotion
     return states, steps, ""
 
 
-def _failure(position: Array, velocity: Array, places: Array, offsets: Array, time: float) -> str:
-    if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
-        return f"diverged at {time:.2f} s"
+def _failure(position: Array, places: Array, offsets: Array, time: float) -> str:
     reached = joint_positions(motion_of(np.zeros(1), position), offsets)[0]
     error = float(np.linalg.norm(reached - places, axis=-1).mean())
     return f"{error:.2f} m off at {time:.2f} s" if error >= MEAN_LIMIT else ""
