@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from imdy_plugin.adapters.bvh import BvhMotion
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
@@ -33,6 +33,15 @@ STEEPEST = float(np.radians(3.0))
 
 UNEVEN = 0.10
 """Where the heights of the soles in stance range over more [m], the ground is not level."""
+
+FASTEST_TURN = float(np.radians(4500.0))
+"""No body turns faster against its parent [rad/s]."""
+
+_LONGEST_BRIDGE = 0.25
+"""Over a longer time [s] a fault is not bridged as one."""
+
+_SNAP = float(np.radians(60.0))
+"""No thigh or hand turns as far between two frames [rad]."""
 
 _STANDING_SPEED = 0.3
 _PRINT_DEVIATION, _SLOPE_DEVIATION = 0.01, 0.02
@@ -71,7 +80,7 @@ def retarget_bvh(bvh: BvhMotion, *, unit: float = CMU_UNIT, drop: int = 1, cutof
     -------
     motion, offsets
         The motion, standing on ``y = 0`` and starting over the origin; where each joint lies in its parent's body in the T-pose
-        [m], ``(24, 3)``. ``motion.attrs`` hold ``height`` [m], ``dropped_frames`` and what :func:`grounded` tells.
+        [m], ``(24, 3)``. ``motion.attrs`` hold ``height`` [m], ``dropped_frames``, ``mended_frames`` and what :func:`grounded` tells.
 
     Raises
     ------
@@ -90,11 +99,13 @@ def retarget_bvh(bvh: BvhMotion, *, unit: float = CMU_UNIT, drop: int = 1, cutof
     if len(time) < 2:
         raise InputError(f"{bvh.path}: {len(time)} frame(s) left after {start} at the start were dropped")
     turned = skeleton.turned(offsets)[start:]
-    motion = BodyMotion(time, skeleton.at("Hips")[start:], _wxyz(_relative(turned)), name=name)
+    rotation, mended = _mend(turned, offsets, bvh.frame_time)
+    attrs = {"height": height, "dropped_frames": start, "mended_frames": mended}
+    motion = BodyMotion(time, skeleton.at("Hips")[start:], rotation, name, attrs)
     if cutoff is not None:
         motion = smoothed(motion, cutoff)
     person = build_standin(offsets=offsets, mass=BODY_MASS_INDEX * height**2)
-    return grounded(replace(motion, attrs={"height": height, "dropped_frames": start}), person), offsets
+    return grounded(motion, person), offsets
 
 
 def smoothed(motion: BodyMotion, cutoff: float) -> BodyMotion:
@@ -295,6 +306,64 @@ def _with_chest(bvh: BvhMotion) -> BvhMotion:
     offsets = bvh.offsets.copy()
     offsets[above] = offsets[bvh.index("Spine1")]
     return replace(bvh, offsets=offsets)
+
+
+def _mend(turned: Array, offsets: Array, step: float) -> tuple[Array, int]:
+    """Quaternions ``(time, 24, 4)`` of each body against its parent without snaps, and the number of frames that were mended.
+
+    A skeleton fitted to markers frame by frame can hold a nearly straight leg in two ways, the knee before or behind the line from
+    hip to ankle, and jumps from one to the other; half a turn about that line leads back and leaves hip and ankle in place. Hands
+    do so about their own axis. What still turns faster than :data:`FASTEST_TURN` between frames is bridged.
+    """
+    turned = turned.copy()
+    mended = np.zeros(len(turned), bool)
+    for side in _SIDES:
+        hip, knee, ankle, wrist, hand = (JOINTS.index(f"{side}_{name}") for name in ("hip", "knee", "ankle", "wrist", "hand"))
+        mended |= _unsnapped(turned, (hip, knee), turned[:, hip] @ offsets[knee] + turned[:, knee] @ offsets[ankle])
+        mended |= _unsnapped(turned, (wrist, hand), turned[:, wrist] @ offsets[hand])
+    rotation = _wxyz(_relative(turned))
+    for joint in range(len(JOINTS)):
+        mended |= _bridged(rotation[:, joint], FASTEST_TURN * step, max(1, round(_LONGEST_BRIDGE / step)))
+    return _steady(rotation), int(mended.sum())
+
+
+def _unsnapped(turned: Array, bodies: tuple[int, ...], line: Array) -> NDArray[np.bool_]:
+    """Turn bodies back that snap by half a turn about a line, in place; tells the frames in which they were turned."""
+    line = line / np.linalg.norm(line, axis=-1, keepdims=True)
+    half_turn = 2 * line[:, :, None] * line[:, None, :] - np.eye(3)
+    first = turned[:, bodies[0]]
+    step = _angle(first[:-1], first[1:])
+    snaps = (step > _SNAP) & (_angle(first[:-1], half_turn[1:] @ first[1:]) < 0.5 * step)
+    other = np.concatenate([[0], np.cumsum(snaps)]) % 2 == 1
+    if other.mean() > 0.5:
+        other = ~other
+    for body in bodies:
+        turned[other, body] = half_turn[other] @ turned[other, body]
+    return np.asarray(other)
+
+
+def _bridged(rotation: Array, fastest: float, longest: int) -> NDArray[np.bool_]:
+    """Replace what lies between jumps of quaternions ``(time, 4)`` by the shortest arc, in place; tells the frames replaced.
+
+    Jumps no more than ``longest`` frames apart count as one fault; of a jump by itself the frames on both its sides are replaced.
+    """
+    bad = np.zeros(len(rotation), bool)
+    cosine = np.abs((rotation[1:] * rotation[:-1]).sum(axis=-1))
+    jumps = np.flatnonzero(2 * np.arccos(np.clip(cosine, 0, 1)) > fastest)
+    for group in np.split(jumps, np.flatnonzero(np.diff(jumps) > longest) + 1) if len(jumps) else []:
+        alone = 1 if len(group) == 1 else 0
+        bad[max(0, group[0] + 1 - alone) : group[-1] + 1 + alone] = True
+    if bad.all() or not bad.any():
+        return bad & False
+    good = np.flatnonzero(~bad)
+    within = np.clip(np.flatnonzero(bad), good[0], good[-1])
+    rotation[bad] = Slerp(good, Rotation.from_quat(rotation[good], scalar_first=True))(within).as_quat(scalar_first=True)
+    return bad
+
+
+def _angle(first: Array, second: Array) -> Array:
+    """Angle between rotations [rad]."""
+    return np.asarray(np.arccos(np.clip((np.einsum("...ij,...ij->...", first, second) - 1) / 2, -1, 1)))
 
 
 def _first_frame(position: Array, step: float, drop: int) -> int:
