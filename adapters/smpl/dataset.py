@@ -210,9 +210,23 @@ def is_smpl_model(model: xr.Dataset) -> bool:
     return has["body"] == set(JOINTS) and has["coordinate"] == set(COORDINATES)
 
 
+def check_smpl_model(model: xr.Dataset) -> None:
+    """Refuse a model with other joints or coordinates than those of :func:`smpl_model_dataset`.
+
+    Raises
+    ------
+    InputError
+        It has others.
+    """
+    if not is_smpl_model(model):
+        raise InputError(
+            f"the model '{model.attrs.get('name', '')}' is none of the 24-joint body; give an SMPL body model, or a model made by smpl_model_dataset"
+        )
+
+
 def joint_offsets(model: xr.Dataset) -> Array:
     """Where each joint lies in its parent's body [m], ``(24, 3)``, in the order of :data:`~imdy_plugin.adapters.smpl.topology.JOINTS`."""
-    _check_model(model)
+    check_smpl_model(model)
     return np.asarray(model["joint_parent_location"].sel(joint=[ROOT_JOINT, *JOINTS[1:]]).values, float)
 
 
@@ -237,7 +251,7 @@ def coordinates_from_rotations(model: xr.Dataset, rotation_wxyz: ArrayLike, root
     InputError
         The model has other joints.
     """
-    _check_model(model)
+    check_smpl_model(model)
     rotation = np.asarray(rotation_wxyz, float)
     angles = np.stack([_angles(joint, rotation[:, joint]) for joint in range(len(JOINTS))], axis=1)
     values = np.concatenate([np.asarray(root_position, float), angles.reshape(len(angles), -1)], axis=1)
@@ -316,13 +330,6 @@ def turning_axes(coordinates: Sequence[str], values: ArrayLike) -> Array:
             axes[:, joint, index] = turned.inv().apply(np.eye(3)[index])
             turned = Rotation.from_euler(axis, angles[:, joint, index, None]) * turned
     return axes
-
-
-def _check_model(model: xr.Dataset) -> None:
-    if not is_smpl_model(model):
-        raise InputError(
-            f"the model '{model.attrs.get('name', '')}' is none of the 24-joint body; give an SMPL body model, or a model made by smpl_model_dataset"
-        )
 
 
 def _in_order(coordinates: Sequence[str], values: Array) -> Array:
