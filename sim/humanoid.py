@@ -126,7 +126,7 @@ def humanoid_spec(person: xr.Dataset, timestep: float = 1 / 120) -> mujoco.MjSpe
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.disableflags = mujoco.mjtDisableBit.mjDSBL_AUTORESET
-    _add_ground(spec)
+    add_ground(spec)
     _add_bodies(spec, person)
     _add_actuators(spec, float(person.attrs["mass"]))
     return spec
@@ -190,7 +190,8 @@ def joint_angles(position: Array) -> Array:
     return _rotation_vector(q).reshape(*position.shape[:-1], -1)
 
 
-def _add_ground(spec: mujoco.MjSpec) -> None:
+def add_ground(spec: mujoco.MjSpec) -> None:
+    """The ground: the plane y = 0, which bodies touch and nothing else does."""
     upright = np.sqrt(0.5)
     spec.worldbody.add_geom(
         name="ground",
@@ -219,20 +220,20 @@ def _add_bodies(spec: mujoco.MjSpec, person: xr.Dataset) -> None:
         else:
             body.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_BALL)
         if name in soles:
-            _add_sole(body, soles[name])
+            add_sole(body, soles[name])
         else:
-            _add_flesh(body, masses[index], offsets[[i for i, p in enumerate(PARENTS) if p == index]], centers[index])
+            add_flesh(body, masses[index], offsets[[i for i, p in enumerate(PARENTS) if p == index]], centers[index])
         made.append(body)
 
 
-def _add_sole(body: mujoco.MjsBody, points: Array) -> None:
+def add_sole(body: mujoco.MjsBody, points: Array) -> None:
     """Balls that touch the ground at the points of the sole, ``(point, 3)``."""
     for number, point in enumerate(points):
         center = point + np.array([0.0, SOLE_RADIUS, 0.0])
         body.add_geom(name=f"{body.name}_{number}", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[SOLE_RADIUS, 0, 0], pos=center, **_TOUCHES_GROUND)
 
 
-def _add_flesh(body: mujoco.MjsBody, mass: float, ends: Array, center: Array) -> None:
+def add_flesh(body: mujoco.MjsBody, mass: float, ends: Array, center: Array) -> None:
     """A capsule along the bone, as thick as the mass of the body asks for."""
     end = ends.mean(axis=0) if len(ends) else 2 * center
     length = max(float(np.linalg.norm(end)), 0.04)
