@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError, InputError
@@ -70,11 +70,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         number, key = name.split(".")
         state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def copy_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors of the names and shapes that ``module`` has."""
-    module.load_state_dict(dict(tensors))
 
 
 def _differing(written: str, fingerprint: Any) -> str:

@@ -157,6 +157,10 @@ class Reinforcement:
         self.task.close()
         return rows
 
+    def result(self) -> PolicyNetwork:
+        """The policy."""
+        return self.network
+
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint needs."""
         named = {"policy": self.network, "value": self.value, "judge": self.judge, "value_scaler": self.agent.checkpoint_modules["value_preprocessor"]}

@@ -29,8 +29,8 @@ class Reference:
 
     Attributes
     ----------
-    name
-        Of the motion.
+    motion
+        As it was given.
     person
         Model of the person.
     offsets
@@ -43,7 +43,7 @@ class Reference:
         Time [s] by which a command has to lead the velocity for the damping of the joints to be made up, ``(69,)``.
     """
 
-    name: str
+    motion: BodyMotion
     person: xr.Dataset
     offsets: Array
     position: Array
@@ -53,6 +53,11 @@ class Reference:
 
     def __len__(self) -> int:
         return len(self.position)
+
+    @property
+    def name(self) -> str:
+        """What the motion is called."""
+        return self.motion.name
 
     @cached_property
     def commands(self) -> Array:
@@ -82,7 +87,7 @@ def lay_out(person: xr.Dataset, motion: BodyMotion) -> Reference:
     position, velocity = state_of(motion)
     offsets = simulated_offsets(person)
     kp, kd, _ = joint_gains(float(person.attrs["mass"]))
-    return Reference(motion.name, person, offsets, position, velocity, kinematics(position, velocity, offsets), kd / kp)
+    return Reference(motion, person, offsets, position, velocity, kinematics(position, velocity, offsets), kd / kp)
 
 
 class Library:
@@ -98,6 +103,7 @@ class Library:
         if not references:
             raise InputError("there is no motion to imitate")
         self.references = tuple(references)
+        self.owners = _owners(self.references)
         self.lengths = np.array([len(r) for r in references])
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self._body = Kinematics(*(np.concatenate([getattr(r.body, n) for r in references]) for n in ("position", "rotation", "velocity", "angular_velocity")))
@@ -108,6 +114,14 @@ class Library:
 
     def __len__(self) -> int:
         return len(self.references)
+
+    def part(self, clips: Sequence[int]) -> Library:
+        """Some of the references."""
+        return Library([self.references[clip] for clip in clips])
+
+    def people(self, clip: Indices) -> list[xr.Dataset]:
+        """Whose motions they are; the same object for the same person."""
+        return [self.references[self.owners[c]].person for c in clip]
 
     def rows(self, clip: Indices, frame: Indices) -> Indices:
         """Where frames lie; those before the first or after the last of a clip are the first and the last."""
@@ -136,3 +150,10 @@ class Library:
         clip = random.choice(len(self), size=count, p=self.lengths / self.lengths.sum())
         frame = np.floor(random.random(count) * np.maximum(self.lengths[clip] - steps + 1, 1)).astype(int) + steps - 1
         return self.style(clip, frame, steps).reshape(count, -1)
+
+
+def _owners(references: Sequence[Reference]) -> Indices:
+    """For each reference the first that is laid out for the same person."""
+    first: dict[tuple[object, ...], int] = {}
+    keys = [(r.person.attrs["name"], r.person.attrs["mass"], r.offsets.tobytes()) for r in references]
+    return np.array([first.setdefault(key, number) for number, key in enumerate(keys)])

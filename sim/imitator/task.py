@@ -158,10 +158,8 @@ class ImitationTask:
         """A new simulation of the people of these motions."""
         self.close()
         self.clip, worlds = clips.copy(), len(clips)
-        people = [self.library.references[c].person for c in self.clip]
-        self._offsets = np.stack([self.library.references[c].offsets for c in self.clip])
-        self._alternatives = self._same_person(people)
-        self._simulation = self.backend.start(people, timestep=self.config.timestep, seed=seed)
+        self._offsets = np.stack([self.library.references[c].offsets for c in clips])
+        self._simulation = self.backend.start(self.library.people(clips), timestep=self.config.timestep, seed=seed)
         self.frame, self.age = np.zeros(worlds, int), np.zeros(worlds, int)
         self._recovering = np.zeros(worlds, int)
         self._style = np.zeros((worlds, self.config.style_steps, self.library.references[0].style.shape[1]), np.float32)
@@ -225,14 +223,13 @@ class ImitationTask:
         except DivergedError as error:
             return error.record
 
-    def _same_person(self, people: list[object]) -> list[Indices]:
-        """For each world the motions laid out for its person."""
-        owners = [id(reference.person) for reference in self.library.references]
-        return [np.array([clip for clip, owner in enumerate(owners) if owner == id(person)]) for person in people]
-
     def _draw(self, worlds: Indices) -> Indices:
-        chances = [self._probabilities[self._alternatives[w]] for w in worlds]
-        return np.array([self._random.choice(self._alternatives[w], p=p / p.sum()) for w, p in zip(worlds, chances, strict=True)])
+        """New motions of the same people."""
+        drawn = []
+        for world in worlds:
+            own = np.flatnonzero(self.library.owners == self.library.owners[self.clip[world]])
+            drawn.append(self._random.choice(own, p=self._probabilities[own] / self._probabilities[own].sum()))
+        return np.array(drawn)
 
     def _start(self, worlds: Indices, clip: Indices) -> None:
         """Put people at a random frame of their motions."""
