@@ -1,4 +1,4 @@
-"""The doors: OpenSim models and objects, marker, motion and force files; into the common representation and back out."""
+"""The doors: OpenSim models and objects, SMPL bodies, marker, motion and force files; into the common representation and back out."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ def imdy_register_model_adapters(register: Callable[[type[ModelAdapter]], None])
     """Register the model adapters that ship."""
     from imdy_plugin.adapters.b3d import B3dModelAdapter
     from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
+    from imdy_plugin.adapters.smpl.model_adapter import SmplModelAdapter
 
     register(OpenSimModelAdapter)
     register(B3dModelAdapter)
+    register(SmplModelAdapter)
 
 
 @hookimpl

@@ -16,6 +16,7 @@ import xarray as xr
 
 import imdy_plugin
 from imdy_plugin import registry, schema
+from imdy_plugin.adapters.smpl.model_adapter import is_body_motion, read_body_motion
 from imdy_plugin.errors import DataWarning, ImdyError, InputError, InvalidDatasetError, PluginError, SolverError
 from imdy_plugin.interfaces import Solver, Trial
 
@@ -57,11 +58,15 @@ def load_trial(
     Parameters
     ----------
     model
-        ``.osim`` or ``.b3d`` path, ``opensim.Model``, a model dataset, or anything a model adapter reads. None for a solver that needs none.
+        ``.osim`` or ``.b3d`` path, ``opensim.Model``, SMPL body model (``.npz`` path or
+        :class:`~imdy_plugin.adapters.smpl.body_model.SmplBody`), a model dataset, or anything a model adapter reads. None for a
+        solver that needs none.
     markers
         ``.trc``, ``.c3d`` or ``.b3d#trial`` path, ``opensim.TimeSeriesTableVec3``, motion dataset, or anything a marker reader reads.
+        A motion of an SMPL body, as for ``coordinates``, may stand here as well.
     coordinates
-        ``.mot`` or ``.sto`` path of joint coordinates, or a motion dataset; used instead of inverse kinematics.
+        ``.mot`` or ``.sto`` path of joint coordinates, or a motion dataset; used instead of inverse kinematics. For an SMPL body an
+        AMASS ``.npz`` path or a :class:`~imdy_plugin.adapters.smpl.motion.BodyMotion`.
     ground_force
         ExternalLoads ``.xml``, ground force ``.mot``, ``.c3d`` with force plates, ``.b3d#trial``, or a motion dataset.
     mass
@@ -81,6 +86,8 @@ def load_trial(
     """
     if mass is not None:
         check_mass(mass)
+    if coordinates is None and is_body_motion(markers):
+        markers, coordinates = None, markers
     loaded = registry.load_model(model) if model is not None else None
     if mass is not None and loaded is not None:
         from imdy_plugin.adapters.opensim_model import scale_mass
@@ -334,7 +341,9 @@ def _read_coordinates(source: Any, model: xr.Dataset | None, degrees: bool | Non
         schema.validate_motion(source)
         return source
     if model is None:
-        raise InputError(f"coordinates '{source}' need a model that says what they mean; give model=...")
+        raise InputError(f"coordinates '{_name(source)}' need a model that says what they mean; give model=...")
+    if is_body_motion(source):
+        return read_body_motion(source, model)
     from imdy_plugin.adapters.coordinates import read_coordinates
 
     return read_coordinates(source, model, degrees=degrees, use_defaults=use_defaults)
