@@ -284,6 +284,19 @@ def _number(name: str, text: str) -> float:
         raise InputError(f"'{text}', given for '{name}', is not a number; write it with a decimal point") from None
 
 
+@app.command(name="convert-body")
+def convert_body(
+    source: Annotated[Path, typer.Argument(help="Body model as it was downloaded (.pkl).")],
+    target: Annotated[Path | None, typer.Argument(help="The .npz file to write; beside the source if not given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a pickled SMPL body model as .npz, without running anything that the pickle asks for."""
+    from imdy_plugin.adapters.smpl.convert import convert_body as convert
+
+    with _friendly():
+        out.print(f"body model written to {convert(source, target, force=force)}", soft_wrap=True)
+
+
 @app.command()
 def demo(folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("imdy-demo")) -> None:
     """Make a walking trial of a generated person, solve it with and without its plates, and show the result."""

@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from imdy_plugin.adapters.smpl.motion import BodyMotion
+from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS, PARENTS
 from imdy_plugin.errors import DataWarning, InputError
 from imdy_plugin.schema import AXES, GRAVITY, add_log, new_model, new_motion
@@ -307,6 +307,22 @@ def from_coordinates(motion: xr.Dataset, name: str = "") -> BodyMotion:
     names = [str(n) for n in motion["coordinate"].values]
     rotation, position = rotations_from_coordinates(names, motion["coordinate_value"].values)
     return BodyMotion(np.asarray(motion["time"].values, float), position, rotation, name or str(motion.attrs.get("name", "")))
+
+
+def virtual_markers(model: xr.Dataset, motion: BodyMotion) -> xr.Dataset:
+    """The model's markers as they move with a motion, as a motion of the common representation.
+
+    Raises
+    ------
+    InputError
+        The model has other joints.
+    """
+    names = [str(name) for name in model["marker"].values]
+    bodies = [JOINTS.index(str(body)) for body in model["marker_body"].values]
+    placed, turned = joint_positions(motion, joint_offsets(model)), global_rotations(motion)
+    position = placed[:, bodies] + np.einsum("tmij,mj->tmi", turned[:, bodies], model["marker_location"].values)
+    log = f"{len(names)} markers of model '{model.attrs['name']}' moved with motion '{motion.name}'"
+    return new_motion(motion.time, markers=(names, position), attrs={"name": motion.name}, log=log)
 
 
 def turning_axes(coordinates: Sequence[str], values: ArrayLike) -> Array:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import xarray as xr
 
+from imdy_plugin.errors import DataWarning
 from imdy_plugin.interfaces import LoadedModel, ModelAdapter
 
 if TYPE_CHECKING:
     from imdy_plugin.adapters.smpl.motion import BodyMotion
 
 _MODEL_ENDINGS = (".npz", ".pkl", ".pickle")
+
+_SAME_SHAPE = 0.01
+"""Difference of shape components that moves the skin by less than a tenth of a millimetre."""
 
 
 class SmplModelAdapter(ModelAdapter):
@@ -74,4 +80,21 @@ def read_body_motion(source: Any, model: xr.Dataset) -> xr.Dataset:
 
     check_smpl_model(model)
     motion: BodyMotion = read_amass(source, model) if isinstance(source, (str, os.PathLike)) else source
+    _check_shape(motion, model)
     return to_coordinates(model, motion)
+
+
+def _check_shape(motion: BodyMotion, model: xr.Dataset) -> None:
+    """Warn where a motion was made for another shape than the model's."""
+    if "betas" not in motion.attrs or "betas" not in model.attrs:
+        return
+    theirs, ours = motion.attrs["betas"], model.attrs["betas"]
+    count = max(len(theirs), len(ours))
+    apart = max((abs(a - b) for a, b in zip(_padded(theirs, count), _padded(ours, count), strict=True)), default=0.0)
+    if apart > _SAME_SHAPE:
+        text = f"motion '{motion.name}' was made for another shape than the model's (betas differ by up to {apart:.2g})"
+        warnings.warn(f"{text}; give the model as SmplBody(path, betas=read_amass(motion).attrs['betas'])", DataWarning, stacklevel=5)
+
+
+def _padded(values: Sequence[float], count: int) -> list[float]:
+    return [*values, *[0.0] * (count - len(values))]
