@@ -33,6 +33,9 @@ FORCES = ("forward", "up", "outward")
 QUANTITIES = (*FORCES, *LEG_JOINTS)
 """What is compared: forces [body weights], moments [N m/kg]."""
 
+CONTACT = 20.0
+"""Force that tells when a simulated foot is on the ground [N], as a laboratory has it."""
+
 _COORDINATES = {"hip": "hip_flexion", "knee": "knee_angle", "ankle": "ankle_angle"}
 _SAME_CONTACT = 0.12
 _CYCLE = (0.6, 2.0)
@@ -80,11 +83,15 @@ def _extension(ds: xr.Dataset, joint: str, side: str) -> Array:
 
 
 def _speed(ds: xr.Dataset) -> float:
-    """Speed of the pelvis over the ground [m/s]; NaN for who stays in place, as on a treadmill."""
+    """Speed of the pelvis over the ground or the belt of a treadmill [m/s]; NaN for who goes nowhere."""
     place = ds["coordinate_value"].sel(coordinate=["pelvis_tx", "pelvis_tz"]).values.astype(float)
     known = np.flatnonzero(np.isfinite(place).all(axis=1))
-    way = float(np.linalg.norm(place[known[-1]] - place[known[0]])) if known.size > 1 else 0.0
-    return way / float(ds["time"].values[known[-1]] - ds["time"].values[known[0]]) if way > _LEAST_WAY else math.nan
+    if known.size < 2:
+        return math.nan
+    duration = float(ds["time"].values[known[-1]] - ds["time"].values[known[0]])
+    belt = np.array([float(ds.attrs.get("belt_velocity_x", 0.0)), 0.0])
+    way = float(np.linalg.norm(place[known[-1]] - place[known[0]] - belt * duration))
+    return way / duration if way > _LEAST_WAY else math.nan
 
 
 def recorded_cycles(reference: Reference) -> list[GaitCycle]:
@@ -122,9 +129,9 @@ def simulated_cycles(walk: Walk) -> list[GaitCycle]:
     InputError
         It holds none.
     """
-    force = walk.force[..., [0, 1, 2]] * walk.mass * GRAVITY
+    force = walk.force * walk.mass * GRAVITY
     motion = schema.new_motion(walk.time, ground=(list(FEET), force, 0 * force, 0 * force), attrs={"mass": walk.mass})
-    summary = gait_cycles(motion)
+    summary = gait_cycles(motion, threshold=CONTACT)
     if summary.reason:
         raise InputError(f"'{walk.name}' holds no gait cycle: {summary.reason}; give a walk of at least two strides")
     return [cycle for cycles in summary.cycles.values() for cycle in cycles]
@@ -177,7 +184,7 @@ def _numbers(walk: Walk, foot: int, cycle: GaitCycle) -> dict[str, float]:
     time, up, forward = walk.time[stance], walk.force[stance, foot, 1], walk.force[stance, foot, 0]
     share = (time - cycle.start) / (cycle.toe_off - cycle.start)
     first = int(np.argmax(np.where(share <= 0.5, up, -np.inf)))
-    moments = {}
+    moments: dict[str, float] = {}
     for number, joint in enumerate(LEG_JOINTS):
         values = walk.moment[whole, foot, number]
         moments |= {f"{joint}_extension": float(np.nanmax(values)), f"{joint}_flexion": float(np.nanmin(values))}
@@ -286,7 +293,7 @@ class Gap:
     def _number_line(self, name: str, words: str, unit: str, digits: int) -> str:
         n = self.numbers()[name]
         told = [_told(n[group], n[f"{group}_sd"], digits) for group in ("simulated", "recorded")]
-        apart = (n["simulated"] - n["recorded"]) / n["recorded_sd"]
+        apart = (n["simulated"] - n["recorded"]) / n["recorded_sd"] if n["recorded_sd"] else math.nan
         verdict = f", {abs(apart):.1f} standard deviations of the recorded people {'above' if apart > 0 else 'below'}" if math.isfinite(apart) else ""
         return f"{words}: simulated {told[0]}, recorded {told[1]} {unit}{verdict}."
 
@@ -415,4 +422,6 @@ def _legend(figure: Figure, gap: Gap) -> None:
     handles = [Line2D([], [], color=c, linewidth=2, label=told(g, p)) for (g, p), c in zip(gap._groups(), (_SIMULATED, _RECORDED), strict=True)]
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="toe-off"))
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.06, 0.94), ncols=3, fontsize=9)
-    figure.text(0.07, 0.98, "Simulated walking over recorded walking: mean and standard deviation over people", ha="left", va="top", fontsize=11, fontweight="bold")
+    figure.text(
+        0.07, 0.98, "Simulated walking over recorded walking: mean and standard deviation over people", ha="left", va="top", fontsize=11, fontweight="bold"
+    )

@@ -39,6 +39,7 @@ SIDES: tuple[Side, Side] = ("right", "left")
 DPI = 130
 
 _ARROW_PER_WEIGHT = 0.55
+_FASTEST_SHOWN = 1.0
 _SKY, _BELOW = 0.1, 0.34
 """Room over the figures and below the ground [m]."""
 _GAP = 0.3
@@ -215,9 +216,11 @@ class _Scene:
             error = np.linalg.norm(apart, axis=-1).mean(axis=1)
         return cls(frames, shown.time, tuple(bodies), origins, turn, error, float(person.attrs["mass"]))
 
-    def spacing(self, view: View) -> float:
-        """Distance between two figures on the page [m], so that they hardly overlap."""
-        widths = [np.ptp([x for part in figure for x in part.extent(view)]) for _, figures in self.bodies for figure in figures]
+    @property
+    def spacing(self) -> float:
+        """Distance between two figures on the page [m], so that they hardly overlap in either view."""
+        views: tuple[View, ...] = ("side", "front")
+        widths = [np.ptp([x for part in figure for x in part.extent(view)]) for _, figures in self.bodies for figure in figures for view in views]
         return float(max(np.max(widths) + 0.12, 0.75))
 
     @property
@@ -316,7 +319,7 @@ def _strip_figure(scene: _Scene, force: Array | None, moment: Array | None, titl
     from matplotlib.figure import Figure
 
     rows = _rows(scene)
-    across = len(scene.frames) * max(scene.spacing(row.view) for row in rows)
+    across = len(scene.frames) * scene.spacing
     inches = min(1.15, 15.0 / across)
     row_height = inches * (scene.top + _SKY + _BELOW)
     width, height = max(inches * across, 6.5) + 0.9, len(rows) * (row_height + _GAP) + 0.8
@@ -325,7 +328,7 @@ def _strip_figure(scene: _Scene, force: Array | None, moment: Array | None, titl
         bottom = (len(rows) - 1 - number) * (row_height + _GAP) + 0.12
         ax = figure.add_axes((0.7 / width, bottom / height, (width - 0.9) / width, row_height / height))
         _draw_row(ax, scene, row, force, moment)
-        middle, half = 0.5 * (len(scene.frames) - 1) * scene.spacing(row.view), 0.5 * (width - 0.9) / inches
+        middle, half = 0.5 * (len(scene.frames) - 1) * scene.spacing, 0.5 * (width - 0.9) / inches
         ax.set(ylim=(-_BELOW, scene.top + _SKY), xlim=(middle - half, middle + half))
     figure.text(0.7 / width, 1 - 0.16 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
     _strip_legend(figure, scene, force is not None, 0.7 / width, 1 - 0.42 / height)
@@ -333,7 +336,7 @@ def _strip_figure(scene: _Scene, force: Array | None, moment: Array | None, titl
 
 
 def _draw_row(ax: Axes, scene: _Scene, row: _Row, force: Array | None, moment: Array | None) -> None:
-    spacing, compared = scene.spacing(row.view), row.bodies == len(scene.bodies)
+    spacing, compared = scene.spacing, row.bodies == len(scene.bodies)
     ax.set_title(row.heading)
     ax.axhspan(-1.0, 0.0, color="#f0eee9", zorder=0)
     ax.axhline(0.0, color="#6b6459", linewidth=1.0, zorder=1)
@@ -404,7 +407,7 @@ def foot_tracks(path: str | os.PathLike[str], imitated: Imitated, title: str = "
     with drawing_style():
         figure = _tracks_figure(imitated)
         metrics = contact_metrics(imitated)
-        told = f"slides {metrics['skate']:.0f} mm/s while loaded, reference {metrics['skate_reference']:.0f} mm/s while within 1 cm of the ground"
+        told = f"within 1 cm of the ground, while loaded, it slides {metrics['skate']:.0f} mm/s; the reference {metrics['skate_reference']:.0f} mm/s"
         figure.suptitle(f"{title or _heading_of(imitated)}\n{told}", x=0.07, ha="left", fontsize=10)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DPI)
@@ -433,14 +436,15 @@ def _draw_tracks(height: Axes, speed: Axes, imitated: Imitated, side: Side) -> N
         height.plot(time, 1e3 * track.lowest, color=colour, linewidth=width)
         lowest = np.argmin(track.height[1:], axis=1)
         speed.plot(time[1:] - 0.5 * step, track.slide[np.arange(len(lowest)), lowest] / step, color=colour, linewidth=width)
-    for ax, heading, unit in ((height, "height of the lowest place of the sole", "[mm]"), (speed, "its speed over the ground", "[m/s]")):
+    told = "height of the lowest place of the sole", f"its speed over the ground, up to {_FASTEST_SHOWN:g} m/s"
+    for ax, heading, unit in zip((height, speed), told, ("[mm]", "[m/s]"), strict=True):
         ax.broken_barh([(time[a], (b - a) * step) for a, b in loaded], (0, 1), transform=ax.get_xaxis_transform(), color="#f6e3da", linewidth=0, zorder=0)
         ax.set_title(f"{side} foot: {heading}")
         ax.set_ylabel(unit)
         ax.grid(color="#e2e2e2", linewidth=0.5)
     height.axhline(0.0, color="#6b6459", linewidth=0.9)
     height.set_ylim(-30.0, max(120.0, height.get_ylim()[1]))
-    speed.set_ylim(0.0, None)
+    speed.set_ylim(0.0, _FASTEST_SHOWN)
 
 
 def _tracks_legend(figure: Figure) -> None:

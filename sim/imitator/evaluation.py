@@ -307,15 +307,16 @@ def contact_metrics(imitated: Imitated) -> dict[str, float]:
     Returns
     -------
     dict
-        ``skate`` [mm/s] and ``skate_per_stance`` [mm]: how far the places of the soles slide that lie within 1 cm of the ground while the foot is loaded;
-        ``skate_reference`` [mm/s]: the same of the reference, where nobody knows loads; ``penetration`` and ``penetration_worst`` [mm]: how deep the
-        lowest place is in the ground, mean over all frames and at most, and ``penetration_reference``. NaN without contact.
+        ``skate`` [mm/s] and ``skate_per_stance`` [mm]: how far the places of the soles slide that lie within 1 cm of the ground while the
+        foot is loaded; ``skate_reference`` [mm/s]: the same of the reference, within 1 cm of the ground during the same steps;
+        ``penetration`` and ``penetration_worst`` [mm]: how deep the lowest place is in the ground, mean over all frames and at most, and
+        ``penetration_reference``. NaN without contact.
     """
     soles = [sole_track(imitated.imitation, imitated.person, side) for side in SIDES]
     wanted = [sole_track(imitated.covered, imitated.person, side) for side in SIDES]
     loads = [foot_load(imitated, side) for side in SIDES]
     way, duration, stances = np.sum([_skate(sole, load) for sole, load in zip(soles, loads, strict=True)], axis=0)
-    way_wanted, duration_wanted, _ = np.sum([_skate(sole, None) for sole in wanted], axis=0)
+    way_wanted, duration_wanted, _ = np.sum([_skate(sole, load) for sole, load in zip(wanted, loads, strict=True)], axis=0)
     depth, depth_wanted = (np.maximum(0.0, -np.minimum(*(s.lowest for s in both))) for both in (soles, wanted))
     return {
         "skate": 1e3 * _ratio(way, duration),
@@ -331,7 +332,7 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else math.nan
 
 
-def _skate(sole: SoleTrack, loaded: NDArray[np.bool_] | None) -> tuple[float, float, int]:
+def _skate(sole: SoleTrack, loaded: NDArray[np.bool_]) -> tuple[float, float, int]:
     """Way that a foot slides [m], how long it is in contact [s], and in how many stances."""
     speed = sole.slide_speed(loaded)
     known = np.isfinite(speed)
