@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from imdy_plugin.adapters.bvh import read_bvh
+from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import DataWarning, InputError
-from imdy_plugin.sim.retarget import BODY_MASS_INDEX, retarget_bvh
+from imdy_plugin.sim.retarget import BODY_MASS_INDEX, retarget_bvh, retarget_coordinates
 from imdy_plugin.sim.standin import build_standin
 
 RATE = 60.0
@@ -24,6 +29,9 @@ CUTOFF = 10.0
 
 HELD_OUT_PART = 10
 """One of so many clips of an activity is held out."""
+
+EVALUATION_ONLY = ("hamner", "arnold")
+"""Sources on which nothing is trained: no licence allows it, and an unseen laboratory is the honest test."""
 
 _CMU_ACTIVITIES = {
     "01": "playground",
@@ -99,25 +107,33 @@ def clips(data_dir: str | Path) -> list[Clip]:
     InputError
         The folder holds none.
     """
-    found = sorted(_cmu_clips(Path(data_dir)), key=lambda clip: clip.name)
+    found = sorted([*_cmu_clips(Path(data_dir)), *_model_clips(Path(data_dir))], key=lambda clip: clip.name)
     if not found:
         raise InputError(f"{data_dir} holds no motion; give the data folder that has 'cmu_mocap/bvh' or 'references' in it")
-    held = held_out({clip.name: clip.activity for clip in found})
+    held = held_out({clip.name: f"{clip.source}/{clip.activity}" for clip in found})
     return [replace(clip, held_out=clip.name in held) for clip in found]
 
 
-def held_out(activities: dict[str, str]) -> set[str]:
-    """Names of a tenth of the clips of each activity (those of rare activities together), chosen by a hash of the name."""
+def held_out(kinds: Mapping[str, str]) -> set[str]:
+    """Names of the clips that are held out: a tenth of each kind, chosen by a hash of the name; rare kinds are drawn from together.
+
+    Parameters
+    ----------
+    kinds
+        ``source/activity`` of each clip, by its name.
+    """
+    counts = Counter(kinds.values())
     strata: dict[str, list[str]] = {}
-    for name, activity in activities.items():
-        common = sum(a == activity for a in activities.values()) >= HELD_OUT_PART // 2
-        strata.setdefault(activity if common else "", []).append(name)
+    for name, kind in kinds.items():
+        common = counts[kind] >= HELD_OUT_PART // 2
+        strata.setdefault(kind if common else kind.partition("/")[0], []).append(name)
     return {name for names in strata.values() for name in _tenth(names)}
 
 
 def _tenth(names: Iterable[str]) -> list[str]:
     ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    return ordered[: max(1, round(len(ordered) / HELD_OUT_PART))]
+    least = 1 if len(ordered) >= HELD_OUT_PART // 2 else 0
+    return ordered[: max(least, round(len(ordered) / HELD_OUT_PART))]
 
 
 def _cmu_clips(data_dir: Path) -> list[Clip]:
@@ -141,11 +157,55 @@ def _cmu_clip(path: Path) -> Clip:
     )
 
 
+def _model_clips(data_dir: Path) -> list[Clip]:
+    """Clips of the recordings whose joint coordinates are known: ``references/*.nc``."""
+    found = []
+    for path in sorted((data_dir / "references").glob("*.nc")):
+        with xr.open_dataset(path, engine="h5netcdf") as opened:
+            if "coordinate_value" in opened:
+                found.append(_model_clip(data_dir, path, dict(opened.attrs)))
+    return found
+
+
+def _model_clip(data_dir: Path, path: Path, attrs: dict[str, Any]) -> Clip:
+    source, _, trial = path.stem.partition("__")
+    person = f"{source}/{attrs['subject']}"
+    return Clip(
+        name=f"{source}/{trial}",
+        activity=str(attrs["activity"]),
+        person=person,
+        source=source,
+        held_out=False,
+        may_train=source not in EVALUATION_ONLY,
+        flat=True,
+        touches_objects=attrs["activity"] == "sit_to_stand",
+        _load=lambda: _load_coordinates(data_dir, path, person),
+    )
+
+
+def _load_coordinates(data_dir: Path, path: Path, person: str) -> tuple[BodyMotion, xr.Dataset]:
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        reference = opened.load()
+    known = reference.isel(time=_longest_run(np.isfinite(reference["coordinate_value"].values).all(axis=1)))
+    model = OpenSimModelAdapter().load(data_dir / reference.attrs["model_path"]).dataset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # coordinates that the published kinematics lack stay at their defaults
+        motion, offsets = retarget_coordinates(model, known, belt_speed=-float(reference.attrs.get("belt_velocity_x", 0.0)), cutoff=CUTOFF)
+    return motion, build_standin(mass=float(reference.attrs["mass"]), offsets=offsets, name=person.replace("/", "_"))
+
+
+def _longest_run(known: NDArray[np.bool_]) -> slice:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(int)))
+    if not len(edges):
+        return slice(0, 0)
+    start, stop = max(edges.reshape(-1, 2), key=lambda run: run[1] - run[0])
+    return slice(int(start), int(stop))
+
+
 def _load_bvh(path: Path) -> tuple[BodyMotion, xr.Dataset]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
         bvh = read_bvh(path)
     motion, offsets = retarget_bvh(bvh, cutoff=CUTOFF, name=path.stem)
-    height = motion.attrs["height"]
-    subject = path.stem.partition("_")[0]
-    return motion, build_standin(height, BODY_MASS_INDEX * height**2, offsets=offsets, name=f"cmu_{subject}")
+    mass = BODY_MASS_INDEX * motion.attrs["height"] ** 2
+    return motion, build_standin(mass=mass, offsets=offsets, name=f"cmu_{path.stem.partition('_')[0]}")

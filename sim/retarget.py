@@ -7,7 +7,10 @@ constant so that a person who stands straight has rotations near the identity.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -18,8 +21,10 @@ from scipy.spatial.transform import Rotation, Slerp
 from imdy_plugin.adapters.bvh import BvhMotion
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import FROM_SMPL, JOINTS, PARENTS
-from imdy_plugin.errors import InputError
-from imdy_plugin.sim.standin import build_standin, joint_offsets, skeleton_height, sole_points
+from imdy_plugin.errors import DataWarning, InputError
+from imdy_plugin.sim.anthropometry import LENGTHS
+from imdy_plugin.sim.standin import build_standin, default_offsets, joint_offsets, rest_positions, skeleton_height, sole_points
+from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 
 Array = NDArray[np.float64]
 
@@ -49,6 +54,9 @@ _PRINT_DEVIATION, _SLOPE_DEVIATION = 0.01, 0.02
 
 BODY_MASS_INDEX = 23.0
 """Of a person of unknown mass [kg/m^2]: the middle of what counts as normal weight."""
+
+HEIGHT_PER_LEG = 1.0 / (LENGTHS["hip_height"] - LENGTHS["ankle_height"])
+"""Body height over the length of thigh and shank."""
 
 SPLIT = 0.3
 """Where on a bone of the recording a joint is put that the recording lacks, as a part of its length."""
@@ -206,6 +214,199 @@ def _floor(points: Array) -> tuple[Array, float]:
 def _spread(points: Array, level: Array) -> float:
     left = points[:, 1] - points[:, [0, 2]] @ level[:2] - level[2]
     return float(np.subtract(*np.percentile(left, [95, 5])))
+
+
+def retarget_coordinates(
+    model: xr.Dataset, motion: xr.Dataset, *, belt_speed: float = 0.0, cutoff: float | None = None, name: str = ""
+) -> tuple[BodyMotion, Array]:
+    """Motion of the 24-joint body from the coordinates of a musculoskeletal model.
+
+    Parameters
+    ----------
+    model
+        A model whose bodies have OpenSim's usual names: ``pelvis``, ``femur_r``, ``tibia_r``, ``talus_r`` or ``calcn_r``, and where
+        they exist ``toes_r``, ``torso``, ``humerus_r``, ``ulna_r``, ``hand_r``, and the left ones. With all its coordinates at zero
+        the model stands upright facing x. A trunk that it lacks is held upright; arms that it lacks hang.
+    motion
+        ``coordinate_value`` of the model's coordinates; what it lacks is left at its default.
+    belt_speed
+        Of a treadmill whose belt runs against x [m/s]; the motion is moved along as over ground.
+    cutoff
+        Low-pass the motion, zero-lag, 4th order, at this frequency [Hz].
+    name
+        Name of the motion.
+
+    Returns
+    -------
+    motion, offsets
+        As of :func:`retarget_bvh`.
+
+    Raises
+    ------
+    InputError
+        The model lacks a body of the legs, or the motion holds frames without values or unevenly spaced ones.
+
+    Warns
+    -----
+    DataWarning
+        The motion lacks coordinates of the model.
+    """
+    time = _even(motion["time"].values)
+    moving = _ModelPose.of(model, _coordinate_values(model, motion))
+    still = _ModelPose.of(model, np.zeros((1, model.sizes["coordinate"])))
+    offsets, turn = _model_offsets(still)
+    root, turned = _model_rotations(moving, offsets, turn)
+    root = root + np.outer(time - time[0], [belt_speed, 0.0, 0.0])
+    height = skeleton_height(offsets)
+    moved = BodyMotion(time - time[0], root, _steady(_wxyz(_relative(turned))), name, {"height": height, "mended_frames": 0, "dropped_frames": 0})
+    if cutoff is not None:
+        moved = smoothed(moved, cutoff)
+    return grounded(moved, build_standin(offsets=offsets, mass=BODY_MASS_INDEX * height**2)), offsets
+
+
+def _even(time: Array) -> Array:
+    steps = np.diff(time)
+    if len(time) < 2 or not np.allclose(steps, steps.mean(), rtol=0.01):
+        raise InputError(f"{len(time)} frames whose time stamps are not evenly spaced; resample the motion")
+    return np.linspace(time[0], time[-1], len(time))
+
+
+def _coordinate_values(model: xr.Dataset, motion: xr.Dataset) -> Array:
+    wanted, given = [str(c) for c in model["coordinate"].values], [str(c) for c in motion["coordinate"].values]
+    values = np.tile(np.asarray(model["coordinate_default"].values, float), (motion.sizes["time"], 1))
+    common = [c for c in wanted if c in given]
+    if not common:
+        raise InputError(f"the motion has no coordinate of the model '{model.attrs['name']}'; give a motion of this model")
+    if missing := sorted(set(wanted) - set(given)):
+        warnings.warn(f"the motion lacks {', '.join(missing)}: left at the model's defaults", DataWarning, stacklevel=3)
+    values[:, [wanted.index(c) for c in common]] = motion["coordinate_value"].sel(coordinate=common).values
+    if len(bad := np.flatnonzero(~np.isfinite(values).all(axis=1))):
+        raise InputError(f"{len(bad)} frames of coordinates are unknown, the first of them frame {bad[0]}; give a part of the motion without gaps")
+    return values
+
+
+_LEG_BODIES = {"hip": ("femur",), "knee": ("tibia",), "ankle": ("talus", "calcn"), "sole": ("calcn",), "foot": ("toes",)}
+_ARM_BODIES = {"shoulder": ("humerus",), "elbow": ("ulna", "radius"), "wrist": ("hand",)}
+
+
+@dataclass(frozen=True)
+class _ModelPose:
+    """Rotations ``(time, 3, 3)`` and origins ``(time, 3)`` of a model's bodies in ground, by what they carry, such as ``left_hip``."""
+
+    rotation: Mapping[str, Array]
+    origin: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, model: xr.Dataset, values: Array) -> _ModelPose:
+        mechanics = body_mechanics(model)
+        bodies = _model_bodies(mechanics.bodies, mechanics.name)
+        corners = np.tile(np.vstack([np.zeros(3), np.eye(3)]), (len(bodies), 1))
+        places = mechanics.point_positions(values, [body for body in bodies.values() for _ in range(4)], corners).reshape(len(values), len(bodies), 4, 3)
+        axes = np.swapaxes(places[:, :, 1:] - places[:, :, :1], -1, -2)
+        return cls({part: axes[:, i] for i, part in enumerate(bodies)}, {part: places[:, i, 0] for i, part in enumerate(bodies)})
+
+    def has(self, *parts: str) -> bool:
+        return all(part in self.origin for part in parts)
+
+
+def _model_bodies(bodies: Sequence[str], name: str) -> dict[str, str]:
+    found = {part: part for part in ("pelvis", "torso") if part in bodies}
+    for side, letter in (("left", "l"), ("right", "r")):
+        for part, stems in (_LEG_BODIES | _ARM_BODIES).items():
+            if present := [f"{stem}_{letter}" for stem in stems if f"{stem}_{letter}" in bodies]:
+                found[f"{side}_{part}"] = present[0]
+    needed = ("pelvis", *(f"{side}_{part}" for side in _SIDES for part in ("hip", "knee", "ankle", "sole")))
+    if lacking := [part for part in needed if part not in found]:
+        raise InputError(f"the model '{name}' has no body for {', '.join(lacking)}; bodies must be named as in OpenSim's models: pelvis, femur_r, tibia_r, ...")
+    return found
+
+
+def _model_offsets(still: _ModelPose) -> tuple[Array, dict[str, Array]]:
+    """Offsets of the body in the T-pose ``(24, 3)``, and what turns each body of the standing model into the T-pose.
+
+    What the model does not tell is taken from a person of the same height.
+    """
+    at = {part: origin[0] for part, origin in still.origin.items()}
+    leg = [np.linalg.norm(at[f"{side}_{far}"] - at[f"{side}_{near}"]) for side in _SIDES for near, far in (("hip", "knee"), ("knee", "ankle"))]
+    usual = default_offsets(float(np.sum(leg) / 2 * HEIGHT_PER_LEG))
+    offsets, turn = usual.copy(), {joint: np.eye(3) for joint in JOINTS}
+    pelvis = 0.5 * (at["left_hip"] + at["right_hip"]) - usual[JOINTS.index("right_hip")] * (1, 1, 0)
+    chains = {"hip": ("knee", "ankle"), "shoulder": ("elbow", "wrist")}
+    for side, (_, lateral) in _SIDES.items():
+        put = partial(_put, offsets, side)
+        put("hip", at[f"{side}_hip"] - pelvis)
+        for joint, end in zip(("hip", "knee"), chains["hip"], strict=True):
+            bone = at[f"{side}_{end}"] - at[f"{side}_{joint}"]
+            turn[f"{side}_{joint}"] = _between(bone, DOWN)
+            put(end, DOWN * np.linalg.norm(bone))
+        if still.has(f"{side}_foot"):
+            sole = at[f"{side}_foot"] - at[f"{side}_ankle"]
+            turn[f"{side}_ankle"] = turn[f"{side}_foot"] = _between(sole * (1, 0, 1), np.array([1.0, 0.0, 0.0]))
+            put("foot", turn[f"{side}_ankle"] @ sole)
+        for joint, end in zip(("shoulder", "elbow"), chains["shoulder"], strict=True):
+            if still.has(f"{side}_{joint}", f"{side}_{end}"):
+                bone = at[f"{side}_{end}"] - at[f"{side}_{joint}"]
+                turn[f"{side}_{joint}"] = turn[f"{side}_{end}"] = turn[f"{side}_hand"] = _between(bone, np.array([0.0, 0.0, lateral]))
+                put(end, np.array([0.0, 0.0, lateral * np.linalg.norm(bone)]))
+    if still.has("torso", "left_shoulder", "right_shoulder"):
+        _raise_trunk(offsets, at, pelvis)
+    return offsets, turn
+
+
+def _put(offsets: Array, side: str, joint: str, place: Array) -> None:
+    offsets[JOINTS.index(f"{side}_{joint}")] = place
+
+
+def _raise_trunk(offsets: Array, at: Mapping[str, Array], pelvis: Array) -> None:
+    """Put the trunk's joints between the model's lumbar joint and its shoulders, as high as a person's are, in place."""
+    rest = rest_positions(offsets)
+    rows = {name: JOINTS.index(name) for name in ("spine1", "spine2", "spine3", "neck")}
+    lumbar, shoulders = at["torso"] - pelvis, 0.5 * (at["left_shoulder"] + at["right_shoulder"]) - pelvis
+    above = rest[rows["neck"]] - 0.5 * (rest[JOINTS.index("left_shoulder")] + rest[JOINTS.index("right_shoulder")])
+    neck = shoulders + above * UP
+    span = rest[rows["neck"], 1] - rest[rows["spine1"], 1]
+    for name, row in rows.items():
+        rest[row] = lumbar + (neck - lumbar) * (rest[row, 1] - rest[rows["spine1"], 1]) / span if name != "spine1" else lumbar
+    for side in _SIDES:
+        collar, shoulder = JOINTS.index(f"{side}_collar"), JOINTS.index(f"{side}_shoulder")
+        inner = rest[collar] - rest[shoulder]
+        rest[shoulder] = at[f"{side}_shoulder"] - pelvis
+        rest[collar] = rest[shoulder] + inner
+        for row in (collar, shoulder):
+            offsets[row] = rest[row] - rest[PARENTS[row]]
+    for row in rows.values():
+        offsets[row] = rest[row] - rest[PARENTS[row]]
+
+
+def _model_rotations(moving: _ModelPose, offsets: Array, turn: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Place of the pelvis joint ``(time, 3)`` and rotations of the 24 bodies in ground ``(time, 24, 3, 3)``; limbs point at the recorded joints."""
+    hips = [moving.origin[f"{side}_hip"] for side in _SIDES]
+    inner = np.mean([offsets[JOINTS.index(f"{side}_hip")] for side in _SIDES], axis=0)
+    root = np.mean(hips, axis=0) - moving.rotation["pelvis"] @ inner
+    turned, place = np.empty((len(root), len(JOINTS), 3, 3)), np.empty((len(root), len(JOINTS), 3))
+    for joint, (name, parent) in enumerate(zip(JOINTS, PARENTS, strict=True)):
+        place[:, joint] = root if parent < 0 else place[:, parent] + turned[:, parent] @ offsets[joint]
+        turned[:, joint] = _model_rotation(moving, name, turned[:, parent] if parent >= 0 else None, turn)
+        side, _, part = name.partition("_")
+        end = {"hip": "knee", "knee": "ankle", "shoulder": "elbow", "elbow": "wrist"}.get(part)
+        if end and moving.has(name, f"{side}_{end}"):
+            bone = turned[:, joint] @ offsets[JOINTS.index(f"{side}_{end}")]
+            turned[:, joint] = _between(bone, moving.origin[f"{side}_{end}"] - place[:, joint]) @ turned[:, joint]
+    return root, turned
+
+
+def _model_rotation(moving: _ModelPose, joint: str, parent: Array | None, turn: Mapping[str, Array]) -> Array:
+    source = {"spine1": "torso", "left_ankle": "left_sole", "right_ankle": "right_sole"}.get(joint, joint)
+    if moving.has(source):
+        return np.asarray(moving.rotation[source] @ turn[joint].T)
+    if parent is None:
+        raise InputError("the model has no pelvis")
+    if joint == "spine1":
+        heading = np.arctan2(-parent[:, 2, 0], parent[:, 0, 0])
+        return Rotation.from_rotvec(np.outer(heading, UP)).as_matrix()
+    if joint.endswith("_shoulder"):
+        return np.asarray(parent @ _between(np.array([0.0, 0.0, _SIDES[joint.split("_")[0]][1]]), DOWN))
+    return parent
 
 
 @dataclass(frozen=True)
