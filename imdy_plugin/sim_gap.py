@@ -103,16 +103,22 @@ def recorded_cycles(reference: Reference) -> list[GaitCycle]:
     ds = reference.dataset
     if "touching" not in ds:
         return []
-    time = ds["time"].values.astype(float)
+    edges = _edges(ds["time"].values.astype(float))
     found: list[GaitCycle] = []
     for foot in FEET:
-        on_plate, on_ground = (runs(ds[name].sel(foot=foot).values.astype(bool)) for name in ("contact", "touching"))
-        for start, stop in (run for run in on_plate if run[0] > 0 and run[1] < len(time)):
-            same = [i for i, (a, b) in enumerate(on_ground) if abs(time[a] - time[start]) < _SAME_CONTACT and abs(time[b - 1] - time[stop - 1]) < _SAME_CONTACT]
+        on_plate, on_ground = (edges[np.array(runs(ds[n].sel(foot=foot).values.astype(bool)), int).reshape(-1, 2)] for n in ("contact", "touching"))
+        for start, stop in on_plate[(on_plate[:, 0] > edges[0]) & (on_plate[:, 1] < edges[-1])]:
+            same = np.flatnonzero((np.abs(on_ground - [start, stop]) < _SAME_CONTACT).all(axis=1))
             if len(same) == 1 and same[0] + 1 < len(on_ground):
-                end = _contact_near(time[on_ground[same[0] + 1][0]], time[[a for a, _ in on_plate]])
-                found += [GaitCycle(foot, float(time[start]), float(time[stop - 1]), end)] if _CYCLE[0] < end - time[start] < _CYCLE[1] else []
+                end = _contact_near(on_ground[same[0] + 1, 0], on_plate[:, 0])
+                found += [GaitCycle(foot, float(start), float(stop), end)] if _CYCLE[0] < end - start < _CYCLE[1] else []
     return found
+
+
+def _edges(time: Array) -> Array:
+    """Times between frames, and half a frame before the first and after the last."""
+    between = 0.5 * (time[1:] + time[:-1])
+    return np.concatenate([[1.5 * time[0] - 0.5 * time[1]], between, [1.5 * time[-1] - 0.5 * time[-2]]])
 
 
 def _contact_near(touched: float, contacts: Array) -> float:
