@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -146,6 +147,44 @@ class CheckedSimulation(Simulation):
         """Advance every world; with the record goes the length of each world's velocity, ``(world,)``, NaN where it is not finite."""
 
 
+@dataclass
+class Made:
+    """What is written down as worlds are advanced, of which a record is made.
+
+    Attributes
+    ----------
+    torque
+        ``(world, substep, torque)`` [N m].
+    gain
+        Change of velocity in the first physics step, ``(world, velocity)``.
+    load, center
+        Moment about ``center (world, substep, 3)`` [m] and force of the ground on each body, ``(world, substep, body, 6)``.
+    speed
+        Length of each world's velocity at the end, ``(world,)``.
+    """
+
+    torque: Array
+    gain: Array
+    load: Array
+    center: Array
+    speed: Array
+
+    @classmethod
+    def empty(cls, worlds: int, substeps: int, bodies: int, velocities: int, torques: int) -> Made:
+        """Arrays to be filled; loads and centres are zero."""
+        shape = (worlds, substeps)
+        return cls(np.empty((*shape, torques)), np.empty((worlds, velocities)), np.zeros((*shape, bodies, 6)), np.zeros((*shape, 3)), np.empty(worlds))
+
+    def record(self, timestep: float) -> StepRecord:
+        """The record of these steps."""
+        force = self.load[..., 3:]
+        moment = self.load[..., :3] + force @ _cross_matrices(self.center)
+        if self.load.shape[1] == 1:
+            first = force[:, 0].copy(), moment[:, 0]
+            return StepRecord(self.torque, self.gain / timestep, *first, *(part.copy() for part in first))
+        return StepRecord(self.torque, self.gain / timestep, force[:, 0].copy(), moment[:, 0].copy(), force.mean(axis=1), moment.mean(axis=1))
+
+
 def check_people(people: Sequence[xr.Dataset], timestep: float) -> None:
     """Raise :class:`InputError` where there is nobody, the time step is not positive, or people have different bodies."""
     if not people:
@@ -166,3 +205,12 @@ def _rows(name: str, values: ArrayLike, shape: tuple[int, int]) -> Array:
     if not np.isfinite(array).all():
         raise InputError(f"{name} of row {int(np.argwhere(~np.isfinite(array))[0][0])} holds values that are not finite")
     return array
+
+
+def _cross_matrices(point: Array) -> Array:
+    """Matrices ``(..., 3, 3)`` with ``force @ matrix = cross(point, force)``."""
+    matrix = np.zeros((*point.shape, 3))
+    x, y, z = point[..., 0], point[..., 1], point[..., 2]
+    matrix[..., 0, 1], matrix[..., 0, 2], matrix[..., 1, 2] = z, -y, x
+    matrix[..., 1, 0], matrix[..., 2, 0], matrix[..., 2, 1] = -z, y, -x
+    return matrix

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from imdy_plugin.errors import InputError
 from imdy_plugin.interfaces import SimBackend, StepRecord
-from imdy_plugin.sim.backends.base import CheckedSimulation, check_people
+from imdy_plugin.sim.backends.base import CheckedSimulation, Made, check_people
 
 if TYPE_CHECKING:
     import mujoco
@@ -56,12 +56,8 @@ class MujocoBackend(SimBackend):
         check_people(people, timestep)
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads were asked for; give at least one")
-        bodies: dict[int, PersonModel] = {}
-        for person in people:
-            if id(person) not in bodies:
-                bodies[id(person)] = build_models(person, timestep)
         names = [str(person.attrs["name"]) for person in people]
-        return MujocoSimulation([bodies[id(person)] for person in people], names, timestep, threads or len(os.sched_getaffinity(0)))
+        return MujocoSimulation(people_models(people, timestep), names, timestep, threads or len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
@@ -105,12 +101,27 @@ def build_models(person: xr.Dataset, timestep: float) -> PersonModel:
     return PersonModel(effort, damped, humanoid.bodies, humanoid.kp, humanoid.kd, humanoid.torque_limit)
 
 
+def quaternion_addresses(model: mujoco.MjModel) -> list[int]:
+    """Index of the first component of each quaternion among the coordinates."""
+    import mujoco
+
+    shift = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
+    return [int(address) + shift[int(kind)] for kind, address in zip(model.jnt_type, model.jnt_qposadr, strict=True) if int(kind) in shift]
+
+
+def people_models(people: Sequence[xr.Dataset], timestep: float) -> list[PersonModel]:
+    """Build the models of each person; people who are the same object share them."""
+    unique = {id(person): person for person in people}
+    models = {key: build_models(person, timestep) for key, person in unique.items()}
+    return [models[id(person)] for person in people]
+
+
 class MujocoSimulation(CheckedSimulation):
     """People simulated by MuJoCo; see :class:`MujocoBackend`."""
 
     def __init__(self, people: Sequence[PersonModel], names: Sequence[str], timestep: float, threads: int) -> None:
         model = people[0].effort
-        super().__init__(names, timestep, people[0].bodies, (model.nq, model.nv, model.nu), _quaternions(model))
+        super().__init__(names, timestep, people[0].bodies, (model.nq, model.nv, model.nu), quaternion_addresses(model))
         self._worlds = [_World(person) for person in people]
         count = min(threads, len(people))
         self._shares = [range(first, len(people), count) for first in range(count)]
@@ -129,7 +140,7 @@ class MujocoSimulation(CheckedSimulation):
         return np.array([world.qpos for world in self._worlds]), np.array([world.qvel for world in self._worlds])
 
     def _advance(self, command: Array, substeps: int, *, towards: bool) -> tuple[StepRecord, Array]:
-        made = _Made.empty(self.worlds, substeps, len(self.bodies), self.velocity_size, self.torque_size)
+        made = Made.empty(self.worlds, substeps, len(self.bodies), self.velocity_size, self.torque_size)
 
         def work(share: range) -> None:
             for index in share:
@@ -141,33 +152,6 @@ class MujocoSimulation(CheckedSimulation):
         for other in others:
             other.result()
         return made.record(self.timestep), made.speed
-
-
-@dataclass
-class _Made:
-    """What worlds write down as they are advanced, ``(world, substep, ...)``.
-
-    ``load`` is the moment about ``center`` and the force of the ground on each body; ``gain`` the change of velocity in the first physics step.
-    """
-
-    torque: Array
-    gain: Array
-    load: Array
-    center: Array
-    speed: Array
-
-    @classmethod
-    def empty(cls, worlds: int, substeps: int, bodies: int, velocities: int, torques: int) -> _Made:
-        shape = (worlds, substeps)
-        return cls(np.empty((*shape, torques)), np.empty((worlds, velocities)), np.zeros((*shape, bodies, 6)), np.zeros((*shape, 3)), np.empty(worlds))
-
-    def record(self, timestep: float) -> StepRecord:
-        force = self.load[..., 3:]
-        moment = self.load[..., :3] + force @ _cross_matrices(self.center)
-        if self.load.shape[1] == 1:
-            first = force[:, 0].copy(), moment[:, 0]
-            return StepRecord(self.torque, self.gain / timestep, *first, *(part.copy() for part in first))
-        return StepRecord(self.torque, self.gain / timestep, force[:, 0].copy(), moment[:, 0].copy(), force.mean(axis=1), moment.mean(axis=1))
 
 
 class _World:
@@ -190,7 +174,7 @@ class _World:
     def put(self, position: Array, velocity: Array) -> None:
         self.qpos[:], self.qvel[:], self.memory[:], self.data.time = position, velocity, 0.0, 0.0
 
-    def step(self, torque: Array, made: _Made, world: int) -> None:
+    def step(self, torque: Array, made: Made, world: int) -> None:
         person, torques = self.person, made.torque[world]
         np.clip(torque, -person.limit, person.limit, out=self.ctrl)
         for substep in range(len(torques)):
@@ -200,7 +184,7 @@ class _World:
             self._note(made, world, substep)
         made.speed[world] = np.sqrt(self.qvel @ self.qvel)
 
-    def step_towards(self, target: Array, made: _Made, world: int) -> None:
+    def step_towards(self, target: Array, made: Made, world: int) -> None:
         person, torques, work = self.person, made.torque[world], self._work
         for substep in range(len(torques)):
             np.copyto(self._before, self.qvel)
@@ -215,26 +199,9 @@ class _World:
             np.subtract(self.ctrl, person.kd * gain[-len(work) :], out=torques[substep])
         made.speed[world] = np.sqrt(self.qvel @ self.qvel)
 
-    def _note(self, made: _Made, world: int, substep: int) -> Array:
+    def _note(self, made: Made, world: int, substep: int) -> Array:
         """Note the loads of the ground and the change of velocity, which is returned."""
         if self.data.ncon:
             self._contact(self.person.effort, self.data)
             made.load[world, substep], made.center[world, substep] = self.load, self.center
         return np.subtract(self.qvel, self._before, out=self._before if substep else made.gain[world])
-
-
-def _quaternions(model: mujoco.MjModel) -> list[int]:
-    """Index of the first component of each quaternion among the coordinates."""
-    import mujoco
-
-    shift = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_BALL): 0}
-    return [int(address) + shift[int(kind)] for kind, address in zip(model.jnt_type, model.jnt_qposadr, strict=True) if int(kind) in shift]
-
-
-def _cross_matrices(point: Array) -> Array:
-    """Matrices ``(..., 3, 3)`` with ``force @ matrix = cross(point, force)``."""
-    matrix = np.zeros((*point.shape, 3))
-    x, y, z = point[..., 0], point[..., 1], point[..., 2]
-    matrix[..., 0, 1], matrix[..., 0, 2], matrix[..., 1, 2] = z, -y, x
-    matrix[..., 1, 0], matrix[..., 2, 0], matrix[..., 2, 1] = -z, y, -x
-    return matrix
