@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
@@ -175,7 +177,7 @@ def plan(
     InputError
         Two of them would have the same name.
     """
-    tasks = [Task(clip, imitator, v, backend, Path(store).absolute(), seed) for v in variations for clip in clips for imitator in imitators]
+    tasks = [Task(clip, imitator, v, backend, Path(store).absolute(), seed) for clip in clips for v in variations for imitator in imitators]
     names = [task.name for task in tasks]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
@@ -198,7 +200,7 @@ def choose(clips: Iterable[ClipLike], patterns: Sequence[str]) -> list[ClipLike]
     return chosen
 
 
-def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = None) -> CollectionReport:
+def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = None, worlds: int = 1) -> CollectionReport:
     """Collect episodes that are not in their store yet.
 
     Parameters
@@ -209,6 +211,8 @@ def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = 
         Local processes; with 1 all is done in this one.
     scheduler
         Address of a Dask scheduler; its workers do it instead. They need this package and the same folders.
+    worlds
+        How many episodes share a simulation, for backends that advance many at once.
 
     Returns
     -------
@@ -226,8 +230,7 @@ def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = 
         store.clean()
     missing = [task for task in tasks if task.name not in stores[task.store]]
     report = CollectionReport(skipped=len(tasks) - len(missing))
-    run: Callable[[Sequence[Task]], Iterator[Outcome]] = _here if workers <= 1 else lambda t: _in_processes(t, workers)
-    for outcome in _on_dask(missing, scheduler) if scheduler else run(missing):
+    for outcome in _run(jobs_of(missing, worlds), workers, scheduler, worlds):
         report.outcomes.append(outcome)
         report_progress("collect", len(report.outcomes), len(missing))
     for store in stores.values():
@@ -236,37 +239,92 @@ def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = 
     return report
 
 
-def collect_episode(task: Task) -> Outcome:
-    """Collect one episode, unless it is there or somebody else is at it."""
-    store = RecordStore(task.store)
+def _run(portions: Sequence[Sequence[Task]], workers: int, scheduler: str | None, worlds: int) -> Iterator[Outcome]:
+    if scheduler:
+        return _on_dask([_Job.of(tasks, worlds) for tasks in portions], scheduler)
+    if workers > 1:
+        return _in_processes([_Job.of(tasks, worlds) for tasks in portions], workers)
+    return (outcome for tasks in portions for outcome in collect_together(tasks, worlds))
+
+
+def collect_together(tasks: Sequence[Task], worlds: int = 1) -> list[Outcome]:
+    """Collect some episodes in this process, but those that are there or that somebody else is at.
+
+    Parameters
+    ----------
+    tasks
+        Each clip is loaded once where its episodes follow each other.
+    worlds
+        How many episodes share a simulation; they have one backend.
+    """
+    clips = _Clips()
+    return [outcome for first in range(0, len(tasks), worlds) for outcome in _collect_in_one(tasks[first : first + worlds], clips)]
+
+
+def _collect_in_one(tasks: Sequence[Task], clips: _Clips) -> list[Outcome]:
+    """Collect episodes in one simulation, each in a world."""
     started = time.process_time()
-    with store.claimed(task.name) as ours:
-        if not ours:
-            return Outcome(task.name)
-        try:
-            record, person = make_record(task)
-        except (ImdyError, OSError) as error:
-            return Outcome(task.name, error=f"{type(error).__name__}: {error}")
-        store.write(task.name, record, person)
-    frames = record.sizes["time"]
-    valid, failed = (int(record[name].values.sum()) for name in ("valid", "failed"))
-    return Outcome(task.name, True, frames / CONTROL_RATE, time.process_time() - started, frames, valid, failed)
+    outcomes = {task.name: Outcome(task.name) for task in tasks}
+    with ExitStack() as claims:
+        ours = [task for task in tasks if claims.enter_context(RecordStore(task.store).claimed(task.name))]
+        parts = []
+        for task in ours:
+            try:
+                parts.append((task, _part(task, clips)))
+            except (ImdyError, OSError) as error:
+                outcomes[task.name] = Outcome(task.name, error=_told(error))
+        for task, part, record in _simulated(parts) if parts else []:
+            outcomes[task.name] = _stored(task, record, part.person)
+    each = (time.process_time() - started) / max(sum(o.collected for o in outcomes.values()), 1)
+    return [replace(o, processor_seconds=each) if o.collected else o for o in outcomes.values()]
 
 
-def make_record(task: Task) -> tuple[xr.Dataset, xr.Dataset]:
-    """Simulate and check one episode; its record and its person."""
-    motion, person = task.variation.applied(*task.clip.load())
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+class _Clips:
+    """The clip that was loaded last: its episodes follow each other."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, tuple[BodyMotion, xr.Dataset]] = {}
+
+    def load(self, clip: ClipLike) -> tuple[BodyMotion, xr.Dataset]:
+        if clip.name not in self._loaded:
+            self._loaded = {clip.name: clip.load()}
+        return self._loaded[clip.name]
+
+
+def _part(task: Task, clips: _Clips) -> Part:
+    motion, person = task.variation.applied(*clips.load(task.clip))
     reference = at_control_rate(motion)
     seed = seed_of(task.name, str(task.seed))
-    controller = task.imitator.begin(person, reference, seed)
-    simulation = task.backend.start([person], timestep=TIMESTEP, seed=seed)
+    return Part(person, reference, task.imitator.begin(person, reference, seed), task.variation, seed)
+
+
+def _simulated(parts: Sequence[tuple[Task, Part]]) -> Iterator[tuple[Task, Part, xr.Dataset | str]]:
+    """Records of tasks that share a simulation, or why there is none."""
+    task, part = parts[0]
     try:
-        (episode,) = roll_out(simulation, [Part(person, reference, controller, task.variation, seed)])
-    finally:
-        simulation.close()
-    if not len(episode.time):
-        raise SolverError(f"episode {task.name} diverged in its first step")
-    return finished_record(episode, person, {**_provenance(task), "reference_frames": len(reference) - 1}), person
+        simulation = task.backend.start([p.person for _, p in parts], timestep=TIMESTEP, seed=part.seed)
+        try:
+            episodes = roll_out(simulation, [p for _, p in parts])
+        finally:
+            simulation.close()
+    except ImdyError as error:
+        yield from ((task, part, _told(error)) for task, part in parts)
+        return
+    for (task, part), episode in zip(parts, episodes, strict=True):
+        attrs = {**_provenance(task), "reference_frames": len(part.reference) - 1}
+        yield task, part, finished_record(episode, part.person, attrs) if len(episode.time) else "the simulation diverged in its first step"
+
+
+def _stored(task: Task, record: xr.Dataset | str, person: xr.Dataset) -> Outcome:
+    if isinstance(record, str):
+        return Outcome(task.name, error=record)
+    RecordStore(task.store).write(task.name, record, person)
+    frames = record.sizes["time"]
+    return Outcome(task.name, True, frames / CONTROL_RATE, 0.0, frames, int(record["valid"].values.sum()), int(record["failed"].values.sum()))
 
 
 def finished_record(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -296,40 +354,47 @@ def _with_figures(record: xr.Dataset) -> xr.Dataset:
     return record.assign_attrs(figures)
 
 
-def _here(tasks: Sequence[Task]) -> Iterator[Outcome]:
-    for task in tasks:
-        yield collect_episode(task)
+def jobs_of(tasks: Sequence[Task], worlds: int = 1) -> list[list[Task]]:
+    """Tasks in the portions that a process gets: the episodes of one clip, or as many as share a simulation."""
+    if worlds > 1:
+        return [list(tasks[first : first + worlds]) for first in range(0, len(tasks), worlds)]
+    return [list(group) for _, group in groupby(tasks, key=lambda task: task.clip.name)]
 
 
-def _packed(task: Task) -> bytes:
-    """A task for another process; clips and imitators may hold functions that plain pickle refuses."""
-    import cloudpickle  # type: ignore[import-untyped]
+@dataclass(frozen=True)
+class _Job:
+    """A portion of work, ready to travel; clips and imitators may hold functions that plain pickle refuses."""
 
-    packed: bytes = cloudpickle.dumps(task)
-    return packed
+    names: tuple[str, ...]
+    packed: bytes
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task], worlds: int) -> _Job:
+        import cloudpickle  # type: ignore[import-untyped]
+
+        return cls(tuple(task.name for task in tasks), cloudpickle.dumps((list(tasks), worlds)))
+
+    def run(self) -> list[Outcome]:
+        return collect_together(*pickle.loads(self.packed))
 
 
-def _collect_packed(packed: bytes) -> Outcome:
-    return collect_episode(pickle.loads(packed))
-
-
-def _in_processes(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
-    left = {task.name: _packed(task) for task in tasks}
+def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[Outcome]:
+    left = list(jobs)
     for _ in range(_RESTARTS):
         if not left:
             return
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_end_with_parent) as pool:
-            futures = {pool.submit(_collect_packed, packed): name for name, packed in left.items()}
+            futures = {pool.submit(job.run): job for job in left}
             try:
                 for future in as_completed(futures):
-                    outcome = future.result()
-                    del left[futures[future]]
-                    yield outcome
+                    outcomes = future.result()
+                    left.remove(futures[future])
+                    yield from outcomes
             except BrokenProcessPool:
                 continue
     if left:
-        raise SolverError(f"worker processes died {_RESTARTS} times (short of memory?); {len(left)} episodes are missing, run the same again to go on")
+        raise SolverError(f"worker processes died {_RESTARTS} times (short of memory?); {len(left)} clips are missing, run the same again to go on")
 
 
 def _end_with_parent() -> None:
@@ -344,13 +409,13 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _on_dask(tasks: Sequence[Task], scheduler: str) -> Iterator[Outcome]:
+def _on_dask(jobs: Sequence[_Job], scheduler: str) -> Iterator[Outcome]:
     from distributed import Client
     from distributed import as_completed as completed
 
     with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-        futures = {client.submit(_collect_packed, _packed(task), key=f"imdy-{task.name}", pure=False, retries=_RESTARTS): task.name for task in tasks}
+        futures = {client.submit(job.run, key=f"imdy-{job.names[0]}", pure=False, retries=_RESTARTS): job for job in jobs}
         for future in completed(list(futures)):  # type: ignore[no-untyped-call]
             error = future.exception()
-            yield future.result() if error is None else Outcome(futures[future], error=f"{type(error).__name__}: {error}")
+            yield from future.result() if error is None else [Outcome(name, error=_told(error)) for name in futures[future].names]
             future.release()

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
@@ -50,25 +51,27 @@ class Variable:
 _BODY, _JOINT = ("body", "axis"), ("joint", "axis")
 
 VARIABLES: dict[str, Variable] = {
-    "root_position": Variable(("axis",), "m", "place of the root body's joint", FixedPoint(23, 2)),
-    "rotation_wxyz": Variable(("body", "quaternion"), "1", "rotation of each body against its parent, scalar first", FixedPoint(24, 2)),
-    "root_velocity": Variable(("axis",), "m/s", "velocity of the root body's joint", FixedPoint(22)),
-    "angular_velocity": Variable(_BODY, "rad/s", "of each body against its parent, along the body's axes", FixedPoint(22)),
+    "root_position": Variable(("axis",), "m", "place of the root body's joint", FixedPoint(26, 2)),
+    "rotation": Variable(_BODY, "rad", "rotation vector of each body against its parent", FixedPoint(25, 2, True)),
+    "root_velocity": Variable(("axis",), "m/s", "velocity of the root body's joint", FixedPoint(22, 1)),
+    "angular_velocity": Variable(_BODY, "rad/s", "of each body against its parent, along the body's axes", FixedPoint(21, 1, True)),
     "root_acceleration": Variable(("axis",), "m/s^2", "rate of root_velocity over the first physics step after the frame", FixedPoint(20)),
-    "angular_acceleration": Variable(_BODY, "rad/s^2", "rate of angular_velocity over the first physics step after the frame", FixedPoint(15)),
-    "torque": Variable(("substep", *_JOINT), "N m", "torque that acted in each physics step after the frame, along the axes of the child body", FixedPoint(12)),
-    "angular_impulse": Variable(_JOINT, "N m s", "torque summed over the time to the next frame", FixedPoint(13)),
-    "ground_force": Variable(_BODY, "N", "force of the ground at the frame", FixedPoint(13)),
+    "angular_acceleration": Variable(_BODY, "rad/s^2", "rate of angular_velocity over the first physics step after the frame", FixedPoint(16, 1, True)),
+    "torque": Variable(
+        ("substep", *_JOINT), "N m", "torque that acted in each physics step after the frame, along the axes of the child body", FixedPoint(11, 1, True)
+    ),
+    "angular_impulse": Variable(_JOINT, "N m s", "torque summed over the time to the next frame", FixedPoint(9, 1)),
+    "ground_force": Variable(_BODY, "N", "force of the ground at the frame", FixedPoint(14)),
     "center_of_pressure": Variable(_BODY, "m", "point of the ground where that force acts", FixedPoint(20)),
     "free_moment": Variable(_BODY, "N m", "moment of the ground about that point", FixedPoint(13)),
     "mean_ground_force": Variable(_BODY, "N", "force of the ground, mean over the time to the next frame", FixedPoint(10)),
     "mean_center_of_pressure": Variable(_BODY, "m", "point of the ground where the mean force acts", FixedPoint(16)),
     "mean_free_moment": Variable(_BODY, "N m", "moment of the ground about that point, mean over the time to the next frame", FixedPoint(10)),
-    "marker_position": Variable(("marker", "axis"), "m", "place of each landmark", FixedPoint(17, 2)),
-    "target": Variable(_JOINT, "rad", "rotation vector that the joint's control was set to, noise included", FixedPoint(11)),
-    "reference_root_position": Variable(("axis",), "m", "root_position of the motion that is imitated", FixedPoint(14, 2)),
-    "reference_rotation_wxyz": Variable(("body", "quaternion"), "1", "rotation_wxyz of the motion that is imitated", FixedPoint(14, 2)),
-    "joint_error": Variable((), "m", "distance of the joints from the reference's, mean over the joints", FixedPoint(17)),
+    "marker_position": Variable(("marker", "axis"), "m", "place of each landmark", FixedPoint(13, 2)),
+    "target": Variable(_JOINT, "rad", "rotation vector that the joint's control was set to, noise included", FixedPoint(9, 1)),
+    "reference_root_position": Variable(("axis",), "m", "root_position of the motion that is imitated", FixedPoint(13, 2)),
+    "reference_rotation": Variable(_BODY, "rad", "rotation of the motion that is imitated", FixedPoint(12, 2, True)),
+    "joint_error": Variable((), "m", "distance of the joints from the reference's, mean over the joints", FixedPoint(17, 2)),
     "residual_force": Variable((), "body weight", "largest force that the equations of motion leave unexplained"),
     "residual_moment": Variable((), "body weight x body height", "largest moment that the equations of motion leave unexplained"),
     "failed": Variable((), "", "the person is no longer imitating: too far from the reference, now or before"),
@@ -132,7 +135,6 @@ def record_of(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) ->
         "body": bodies,
         "joint": bodies[1:],
         "axis": list(AXES),
-        "quaternion": ["w", "x", "y", "z"],
         "marker": [str(m) for m in person["marker"].values],
     }
     record = xr.Dataset(coords=coords, attrs=dict(attrs))
@@ -162,14 +164,14 @@ def _kinematics(episode: Episode, order: list[int]) -> dict[str, Array]:
     joints = [i - 1 for i in order[1:]]
     return {
         "root_position": episode.position[:, :3],
-        "rotation_wxyz": episode.position[:, 3:].reshape(frames, -1, 4)[:, order],
+        "rotation": _rotation_vectors(episode.position)[:, order],
         "root_velocity": episode.velocity[:, :3],
         "angular_velocity": spins["velocity"],
         "root_acceleration": episode.acceleration[:, :3],
         "angular_acceleration": spins["acceleration"],
         "target": episode.target.reshape(frames, -1, 3)[:, joints],
         "reference_root_position": episode.reference[:, :3],
-        "reference_rotation_wxyz": episode.reference[:, 3:].reshape(frames, -1, 4)[:, order],
+        "reference_rotation": _rotation_vectors(episode.reference)[:, order],
     }
 
 
@@ -197,9 +199,16 @@ def _applied(prefix: str, force: Array, moment: Array) -> dict[str, Array]:
     return dict(zip(names, (force, point, moment - np.cross(point, force)), strict=True))
 
 
-def position_of(record: xr.Dataset) -> Array:
-    """Place and rotations in one array, ``(time, coordinate)``, bodies in the record's order."""
-    return np.concatenate([record["root_position"].values, _flat(record["rotation_wxyz"].values)], axis=1)
+def _rotation_vectors(position: Array) -> Array:
+    turned = Rotation.from_quat(position[:, 3:].reshape(-1, 4), scalar_first=True).as_rotvec()
+    return np.asarray(turned.reshape(len(position), -1, 3))
+
+
+def position_of(record: xr.Dataset, prefix: str = "") -> Array:
+    """Place and quaternions (scalar first) in one array, ``(time, coordinate)``, bodies in the record's order; with ``"reference_"`` those imitated."""
+    turned = record[f"{prefix}rotation"].values
+    quaternions = Rotation.from_rotvec(turned.reshape(-1, 3)).as_quat(scalar_first=True)
+    return np.concatenate([record[f"{prefix}root_position"].values, quaternions.reshape(len(turned), -1)], axis=1)
 
 
 def velocity_of(record: xr.Dataset) -> Array:

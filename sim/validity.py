@@ -83,7 +83,7 @@ def checked(record: xr.Dataset, person: xr.Dataset) -> xr.Dataset:
     tree = _tree_like(record, person)
     placed = place(tree, position_of(record))
     found = _residual(record, tree, placed, float(person.attrs["height"]))
-    error = joint_error(tree, placed, _reference_position(record))
+    error = joint_error(tree, placed, position_of(record, "reference_"))
     arrays: dict[str, NDArray[np.generic]] = {
         "residual_force": found.force.astype(np.float32),
         "residual_moment": found.moment.astype(np.float32),
@@ -103,8 +103,3 @@ def joint_error(tree: BodyTree, placed: Placement, reference: Array) -> Array:
 
 def _tree_like(record: xr.Dataset, person: xr.Dataset) -> BodyTree:
     return tree_of(person, [str(b) for b in record["body"].values])
-
-
-def _reference_position(record: xr.Dataset) -> Array:
-    turned = record["reference_rotation_wxyz"].values
-    return np.concatenate([record["reference_root_position"].values, turned.reshape(len(turned), -1)], axis=1)

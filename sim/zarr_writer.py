@@ -17,6 +17,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+_LEVEL = 2
+"""Of compression: higher ones take many times longer for a twentieth of the size."""
+
 
 @dataclass(frozen=True)
 class FixedPoint:
@@ -28,10 +31,13 @@ class FixedPoint:
         Binary places after the point.
     differences
         How often successive differences are taken.
+    by_bit
+        Whether the bits of the differences are sorted before compression rather than their bytes: better where they are smooth but fine.
     """
 
     bits: int
-    differences: int = 1
+    differences: int = 0
+    by_bit: bool = False
 
     @property
     def step(self) -> float:
@@ -74,7 +80,7 @@ def _write_array(folder: Path, variable: xr.Variable, rounding: FixedPoint | Non
         values = _whole_numbers(values, rounding)
         attrs["scale_factor"] = rounding.step
         filters = [Delta(values.dtype.str)] * rounding.differences
-    compressor = Blosc("zstd", clevel=5, shuffle=Blosc.SHUFFLE)
+    compressor = Blosc("zstd", clevel=_LEVEL, shuffle=Blosc.BITSHUFFLE if rounding and rounding.by_bit else Blosc.SHUFFLE)
     encoded: Any = np.asfortranarray(values)
     for code in filters:
         encoded = code.encode(encoded)
