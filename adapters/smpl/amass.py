@@ -151,7 +151,7 @@ def on_floor(motion: BodyMotion, model: xr.Dataset, *, lower: bool = False) -> B
     motion
         The motion.
     model
-        The person's model, with the points of its soles in ``attrs["sole_points"]``.
+        The person's model, which tells where its soles are.
     lower
         Also lower a motion whose feet are above the floor at the start.
 
@@ -170,22 +170,30 @@ def on_floor(motion: BodyMotion, model: xr.Dataset, *, lower: bool = False) -> B
 
 
 def sole_heights(motion: BodyMotion, model: xr.Dataset) -> Array:
-    """Height of the lowest point of each sole body above the floor [m], ``(time, body)``, bodies in the order of ``attrs["sole_points"]``.
+    """Height of the lowest point of each body's sole above the floor [m], ``(time, body)``.
 
     Raises
     ------
     InputError
         The model does not tell where its soles are.
     """
-    soles = model.attrs.get("sole_points")
-    if not soles:
-        raise InputError(f"the model '{model.attrs.get('name', '')}' has no attribute 'sole_points'; give one made by smpl_model_dataset")
     turned, placed = global_rotations(motion), joint_positions(motion, joint_offsets(model))
     lowest = []
-    for body, points in soles.items():
+    for body, points in _sole_points(model).items():
         joint = JOINTS.index(body)
-        lowest.append((placed[:, joint, None, 1] + turned[:, joint, 1] @ np.asarray(points, float).T).min(axis=1))
+        lowest.append((placed[:, joint, None, 1] + turned[:, joint, 1] @ points.T).min(axis=1))
     return np.stack(lowest, axis=-1)
+
+
+def _sole_points(model: xr.Dataset) -> dict[str, Array]:
+    """Points of the soles by body ``(point, 3)`` [m]; of a model that tells its heels only those, and the points level with them below the toe joints."""
+    if "sole_points" in model.attrs:
+        return {body: np.asarray(points, float).reshape(-1, 3) for body, points in model.attrs["sole_points"].items()}
+    heels = np.asarray(model.attrs.get("heel_points", ()), float).reshape(-1, 3)
+    if not len(heels):
+        raise InputError(f"the model '{model.attrs.get('name', '')}' does not tell where its soles are; give one made by smpl_model_dataset")
+    feet, toes = model.attrs["foot_bodies"], [joint_offsets(model)[JOINTS.index(name)] for name in model.attrs["toe_bodies"]]
+    return {foot: np.array([heel, [toe[0], heel[1], toe[2]]]) for foot, heel, toe in zip(feet, heels, toes, strict=True)}
 
 
 def _poses(path: _Path, arrays: dict[str, NDArray[Any]]) -> tuple[Array, str]:

@@ -120,7 +120,7 @@ def smpl_model_dataset(
         "root_body": JOINTS[0],
         "foot_bodies": ["right_ankle", "left_ankle"],
         "toe_bodies": ["right_foot", "left_foot"],
-        "heel_points": [_heel(soles[f"{side}_ankle"], np.asarray(offsets, float)[JOINTS.index(f"{side}_foot")]) for side in ("right", "left")],
+        "heel_points": [x for side in ("right", "left") for x in _heel(soles[f"{side}_ankle"], np.asarray(offsets, float)[JOINTS.index(f"{side}_foot")])],
         "sole_points": {body: np.asarray(points, float).tolist() for body, points in soles.items()},
         "knee_sign": -1,
         "own_forces": [],
