@@ -158,10 +158,10 @@ def test_a_scaler_knows_mean_and_variance_of_all_it_saw() -> None:
 
 def test_the_judge_tells_recorded_from_simulated() -> None:
     torch.manual_seed(0)
-    config = StyleConfig(hidden=(32,), learning_rate=1e-3)
+    config = StyleConfig(steps=2, hidden=(32,), learning_rate=1e-3)
     judge = Discriminator(config)
     size = config.steps * STYLE_SIZE
-    recorded, simulated = torch.randn(96, size), torch.randn(96, size) + 0.3
+    recorded, simulated = torch.randn(256, size), torch.randn(256, size) + 0.3
     judge.fit_scale(recorded)
     assert abs(float(judge.reward(recorded).mean() - judge.reward(simulated).mean())) < 0.1, "before it has learned"
     optimizer = torch.optim.Adam(judge.parameters(), lr=config.learning_rate)
