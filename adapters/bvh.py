@@ -57,7 +57,7 @@ class BvhMotion:
     @property
     def time(self) -> Array:
         """Time stamps from zero [s], ``(time,)``."""
-        return np.arange(len(self.values)) * self.frame_time
+        return np.asarray(np.arange(len(self.values)) * self.frame_time, np.float64)
 
     def index(self, joint: str) -> int:
         """Index of a joint.

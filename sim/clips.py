@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5netcdf  # type: ignore[import-untyped]
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -161,8 +162,8 @@ def _model_clips(data_dir: Path) -> list[Clip]:
     """Clips of the recordings whose joint coordinates are known: ``references/*.nc``."""
     found = []
     for path in sorted((data_dir / "references").glob("*.nc")):
-        with xr.open_dataset(path, engine="h5netcdf") as opened:
-            if "coordinate_value" in opened:
+        with h5netcdf.File(path, "r") as opened:  # xarray takes a tenth of a second for each
+            if "coordinate_value" in opened.variables:
                 found.append(_model_clip(data_dir, path, dict(opened.attrs)))
     return found
 

@@ -19,11 +19,12 @@ from scipy.signal import butter, sosfiltfilt
 from scipy.spatial.transform import Rotation, Slerp
 
 from imdy_plugin.adapters.bvh import BvhMotion
-from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
+from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.adapters.smpl.topology import FROM_SMPL, JOINTS, PARENTS
 from imdy_plugin.errors import DataWarning, InputError
 from imdy_plugin.sim.anthropometry import LENGTHS
-from imdy_plugin.sim.standin import build_standin, default_offsets, joint_offsets, rest_positions, skeleton_height, sole_points
+from imdy_plugin.sim.floor import UP, grounded
+from imdy_plugin.sim.standin import build_standin, default_offsets, rest_positions, skeleton_height
 from imdy_plugin.solvers.multibody.mechanics import body_mechanics
 
 Array = NDArray[np.float64]
@@ -31,13 +32,7 @@ Array = NDArray[np.float64]
 CMU_UNIT = 0.0254 / 0.45
 """Unit of length of the Carnegie Mellon database's skeletons [m]: an inch over its scale of 0.45."""
 
-UP, DOWN = np.array([0.0, 1.0, 0.0]), np.array([0.0, -1.0, 0.0])
-
-STEEPEST = float(np.radians(3.0))
-"""A recorded floor that slopes more [rad] is no fault of the laboratory's vertical."""
-
-UNEVEN = 0.10
-"""Where the heights of the soles in stance range over more [m], the ground is not level."""
+DOWN = -UP
 
 FASTEST_TURN = float(np.radians(4500.0))
 """No body turns faster against its parent [rad/s]."""
@@ -48,15 +43,11 @@ _LONGEST_BRIDGE = 0.25
 _SNAP = float(np.radians(60.0))
 """No thigh or hand turns as far between two frames [rad]."""
 
-_STANDING_SPEED = 0.3
-_PRINT_DEVIATION, _SLOPE_DEVIATION = 0.01, 0.02
-"""How much footprints scatter in height [m], and how much laboratories' floors slope."""
+HEIGHT_PER_LEG = 1.0 / (LENGTHS["hip_height"] - LENGTHS["ankle_height"])
+"""Body height over the length of thigh and shank."""
 
 BODY_MASS_INDEX = 23.0
 """Of a person of unknown mass [kg/m^2]: the middle of what counts as normal weight."""
-
-HEIGHT_PER_LEG = 1.0 / (LENGTHS["hip_height"] - LENGTHS["ankle_height"])
-"""Body height over the length of thigh and shank."""
 
 SPLIT = 0.3
 """Where on a bone of the recording a joint is put that the recording lacks, as a part of its length."""
@@ -132,88 +123,6 @@ def smoothed(motion: BodyMotion, cutoff: float) -> BodyMotion:
     rotation = sosfiltfilt(sections, motion.rotation_wxyz, axis=0, padlen=pad)
     rotation /= np.linalg.norm(rotation, axis=-1, keepdims=True)
     return BodyMotion(motion.time, position, rotation, motion.name, motion.attrs)
-
-
-def grounded(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
-    """The motion moved so that the feet stand on ``y = 0`` and the pelvis starts over the origin.
-
-    The floor is a plane through the lowest points of the soles where these are slower than 0.3 m/s. Where the plane says that the
-    recording's vertical is off (laboratories' are, by a degree or two), the motion is turned upright; a slope is believed only as
-    far as the footprints cover ground, and not at all above :data:`STEEPEST` or where the footprints lie in no plane.
-
-    Parameters
-    ----------
-    motion
-        The motion.
-    person
-        The body whose soles stand on the floor (:func:`imdy_plugin.sim.standin.build_standin`).
-
-    Returns
-    -------
-    BodyMotion
-        Its ``attrs`` tell ``ground_shift`` [m], by how much the recording was lifted where it begins; ``ground_tilt`` [rad], the
-        floor's slope that was taken out; ``floor_spread`` [m], the range (5 to 95 %) of the soles' heights in stance that is left.
-    """
-    level, spread = _floor(_footprints(motion, person))
-    normal = np.array([-level[0], 1.0, -level[1]])
-    turn = _between(normal, UP)
-    start = motion.root_position[0]
-    under = np.array([start[0], level @ (start[0], start[2], 1.0), start[2]])
-    position = (motion.root_position - under) @ turn.T
-    rotation = motion.rotation_wxyz.copy()
-    rotation[:, 0] = (Rotation.from_matrix(turn) * Rotation.from_quat(rotation[:, 0], scalar_first=True)).as_quat(scalar_first=True)
-    tilt = float(np.arccos(1 / np.linalg.norm(normal)))
-    attrs = {**motion.attrs, "ground_shift": float(-under[1]), "ground_tilt": tilt, "floor_spread": spread}
-    return replace(motion, root_position=position - position[0] * (1, 0, 1), rotation_wxyz=_steady(rotation), attrs=attrs)
-
-
-def lowest_points(motion: BodyMotion, person: xr.Dataset) -> Array:
-    """Place of each foot's lowest point [m], ``(time, foot[right, left], 3)``."""
-    turned, place = global_rotations(motion), joint_positions(motion, joint_offsets(person))
-    feet = []
-    for side in ("right", "left"):
-        bodies = [(JOINTS.index(body), points) for body, points in sole_points(person).items() if body.startswith(side)]
-        points = np.concatenate([place[:, None, body] + np.einsum("tij,pj->tpi", turned[:, body], at) for body, at in bodies], axis=1)
-        feet.append(points[np.arange(len(motion)), np.argmin(points[..., 1], axis=1)])
-    return np.stack(feet, axis=1)
-
-
-def _footprints(motion: BodyMotion, person: xr.Dataset) -> Array:
-    """Points at which the lower foot stands [m], ``(frame, 3)``; the lowest of all where no foot ever does."""
-    feet = lowest_points(motion, person)
-    frames, lower = np.arange(len(motion)), np.argmin(feet[..., 1], axis=1)
-    ankles = joint_positions(motion, joint_offsets(person))[:, [JOINTS.index("right_foot"), JOINTS.index("left_foot")]]
-    speed = np.linalg.norm(np.gradient(ankles, motion.time, axis=0), axis=-1)[frames, lower]
-    points = feet[frames, lower]
-    slow = points[speed < _STANDING_SPEED]
-    return slow if len(slow) >= 5 else points[np.argsort(points[:, 1])[: max(1, len(points) // 10)]]
-
-
-def _floor(points: Array) -> tuple[Array, float]:
-    """A floor ``y = a x + b z + c`` through footprints, and the range of heights (5 to 95 %) about it [m].
-
-    Footprints are gathered in squares of a tenth of a metre that count the same; iteratively reweighted least squares (Huber).
-    """
-    cells = np.unique(np.round(points[:, [0, 2]] * 10), axis=0, return_inverse=True)[1].ravel()
-    place = np.array([np.median(points[cells == cell], axis=0) for cell in range(cells.max() + 1)])
-    middle = place[:, [0, 2]].mean(axis=0)
-    columns = np.column_stack([place[:, [0, 2]] - middle, np.ones(len(place))])
-    prior = np.diag([(_PRINT_DEVIATION / _SLOPE_DEVIATION) ** 2] * 2 + [0.0])
-    plane, weight = np.zeros(3), np.ones(len(place))
-    for _ in range(20):
-        plane = np.linalg.solve((columns.T * weight) @ columns + prior, (columns.T * weight) @ place[:, 1])
-        weight = np.minimum(1.0, _PRINT_DEVIATION / np.maximum(np.abs(place[:, 1] - columns @ plane), 1e-9))
-    level = np.array([plane[0], plane[1], plane[2] - plane[:2] @ middle])
-    spread = _spread(points, level)
-    if np.hypot(*plane[:2]) > np.tan(STEEPEST) or spread > UNEVEN:
-        level = np.array([0.0, 0.0, float(np.median(points[:, 1]))])
-        spread = _spread(points, level)
-    return level, spread
-
-
-def _spread(points: Array, level: Array) -> float:
-    left = points[:, 1] - points[:, [0, 2]] @ level[:2] - level[2]
-    return float(np.subtract(*np.percentile(left, [95, 5])))
 
 
 def retarget_coordinates(
@@ -403,7 +312,7 @@ def _model_rotation(moving: _ModelPose, joint: str, parent: Array | None, turn: 
         raise InputError("the model has no pelvis")
     if joint == "spine1":
         heading = np.arctan2(-parent[:, 2, 0], parent[:, 0, 0])
-        return Rotation.from_rotvec(np.outer(heading, UP)).as_matrix()
+        return np.asarray(Rotation.from_rotvec(np.outer(heading, UP)).as_matrix())
     if joint.endswith("_shoulder"):
         return np.asarray(parent @ _between(np.array([0.0, 0.0, _SIDES[joint.split("_")[0]][1]]), DOWN))
     return parent
@@ -431,7 +340,7 @@ class _Skeleton:
         return self.rotation[:, self.bvh.index(joint)]
 
     def bone(self, joint: str) -> Array:
-        return self.bvh.offsets[self.bvh.index(joint)] @ FROM_SMPL.T * self.unit
+        return np.asarray(self.bvh.offsets[self.bvh.index(joint)] @ FROM_SMPL.T * self.unit)
 
     def alignment(self) -> dict[str, Array]:
         """What turns each of the recording's bones from its pose without rotation into the T-pose, by the 24-joint body's name."""
