@@ -32,6 +32,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+imitate_app = typer.Typer(help="Simulated people that imitate recorded motion.", no_args_is_help=True)
+app.add_typer(imitate_app, name="imitate")
 out = Console(markup=False, highlight=False)
 err = Console(stderr=True, markup=False, highlight=False)
 
@@ -47,6 +49,10 @@ ToOption = Annotated[float | None, typer.Option("--to", help="Last time wanted [
 DegreesOption = Annotated[bool | None, typer.Option("--degrees/--radians", help="Unit of the coordinates where the file does not say.")]
 DefaultsOption = Annotated[bool, typer.Option("--use-defaults", help="Fill coordinates that the file lacks with the model's defaults.")]
 OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
+ClipsArgument = Annotated[Path, typer.Argument(help="Folder of recordings with cmu_mocap/bvh or references/.")]
+ClipsOption = Annotated[list[str] | None, typer.Option("--clips", help="Pattern of clip names, such as 'cmu/07*'; repeat for more.")]
+ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker', or the path of a policy's weights (.safetensors).")]
+BackendOption = Annotated[str, typer.Option("--backend", help="Physics engine.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
 
@@ -346,11 +352,127 @@ def evaluate(
             evaluation.to_csv(csv)
         text = evaluation.to_markdown()
         if markdown:
-            from imdy_plugin.atomic import replacing
-
-            with replacing(markdown) as temporary:
-                temporary.write_text(text)
+            _write_text(markdown, text)
         out.print(text, soft_wrap=True)
+
+
+@imitate_app.command(name="train")
+def imitate_train(
+    data: ClipsArgument,
+    weights: Annotated[Path, typer.Option("--out", help="The .safetensors to write; checkpoint, curves and card go beside it.")] = Path("policy.safetensors"),
+    clips: ClipsOption = None,
+    stages: Annotated[str, typer.Option("--stages", help="What is done for how many minutes: clone, primitive, hard, getup, composer.")] = "primitive:60",
+    start: Annotated[Path | None, typer.Option("--start", help="A policy's .safetensors to begin with.")] = None,
+    backend: BackendOption = "mujoco",
+    setting: Annotated[list[str] | None, typer.Option("--set", help="PART.NAME=VALUE, such as ppo.learning_rate=1e-4; repeat for more.")] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoint beside the weights.")] = True,
+) -> None:
+    """Train a policy that imitates motions; run again to resume."""
+    from imdy_plugin.registry import get_sim_backend
+    from imdy_plugin.sim.imitator import lessons
+
+    with _friendly(), _progress():
+        path = lessons.train_on_clips(data, weights, get_sim_backend(backend), clips, stages, _options(setting), start=start, resume=resume)
+        out.print(path.with_suffix(".md").read_text(), soft_wrap=True)
+        out.print(f"policy written to {path}")
+
+
+@imitate_app.command("eval")
+def imitate_eval(
+    data: ClipsArgument,
+    clips: ClipsOption = None,
+    activities: Annotated[str | None, typer.Option("--activities", help="Activities separated by commas; all if not given.")] = None,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Only clips that no imitator is trained on.")] = False,
+    imitator: ImitatorOption = "tracker",
+    backend: BackendOption = "mujoco",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Clips imitated at once.")] = 1,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write a row per clip.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write summaries and clips.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")] = None,
+    pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for a picture strip and the tracks of the feet of every clip.")] = None,
+) -> None:
+    """Measure how well an imitator does on recorded motion."""
+    from imdy_plugin import registry
+    from imdy_plugin.sim.clips import clips as all_clips
+    from imdy_plugin.sim.imitator.evaluation import choose_clips, evaluate_imitator
+    from imdy_plugin.sim.imitator.named import find_imitator
+
+    with _friendly(), _progress():
+        chosen = choose_clips(all_clips(data), clips or (), activities.split(",") if activities else (), held_out)
+        chosen_backend = registry.get_sim_backend(backend)
+        found = evaluate_imitator(find_imitator(imitator), chosen, chosen_backend, seed=seed, workers=workers, pictures=pictures)
+        if csv:
+            found.to_csv(csv)
+        if json:
+            found.to_json(json)
+        if markdown:
+            _write_text(markdown, found.markdown())
+        out.print(found.table())
+        for failed in (s for s in found.scores if not s.success):
+            out.print(f"{failed.clip} ({failed.activity}): {failed.failure}", soft_wrap=True)
+
+
+@imitate_app.command("show")
+def imitate_show(
+    data: ClipsArgument,
+    clip: Annotated[str, typer.Argument(help="Name of a clip, such as cmu/07_01.")],
+    imitator: ImitatorOption = "tracker",
+    backend: BackendOption = "mujoco",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    instants: Annotated[int, typer.Option("--instants", help="Figures in a row.")] = 8,
+    folder: OutOption = Path("imdy_results"),
+) -> None:
+    """Imitate one recorded motion, and draw the two as a picture strip, and the tracks of their feet."""
+    from imdy_plugin import registry
+    from imdy_plugin.sim.clips import clips as all_clips
+    from imdy_plugin.sim.imitator.evaluation import choose_clips, imitate, score
+    from imdy_plugin.sim.imitator.named import find_imitator
+    from imdy_plugin.sim.pictures import foot_tracks, imitation_strip
+
+    with _friendly(), _progress():
+        chosen = choose_clips(all_clips(data), [clip])[0]
+        imitated = imitate(find_imitator(imitator), *chosen.load(), registry.get_sim_backend(backend), seed=seed)
+        stem = chosen.name.replace("/", "_")
+        paths = {"reference and imitation": folder / f"{stem}.png", "feet": folder / f"{stem}_feet.png"}
+        imitation_strip(paths["reference and imitation"], imitated, instants)
+        if len(imitated.imitation) > 1:
+            foot_tracks(paths["feet"], imitated)
+        found = score(imitated, chosen)
+        out.print(
+            f"{chosen.name}, {chosen.activity}: {found.failure or 'whole length'}; mean joint error {found.mpjpe_global:.1f} mm, skate {found.skate:.0f} mm/s"
+        )
+        for kind, path in paths.items():
+            out.print(f"{kind:>28}  {path}", soft_wrap=True)
+
+
+@imitate_app.command("gap")
+def imitate_gap(
+    data: ClipsArgument,
+    clips: ClipsOption = None,
+    activity: Annotated[str, typer.Option("--activity", help="What simulated and recorded people do.")] = "walk",
+    imitator: ImitatorOption = "tracker",
+    backend: BackendOption = "mujoco",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    folder: OutOption = Path("imdy_results"),
+) -> None:
+    """Lay ground forces and joint moments of simulated gait over those of recorded people."""
+    from imdy_plugin import registry
+    from imdy_plugin.references import read_references
+    from imdy_plugin.sim.clips import clips as all_clips
+    from imdy_plugin.sim.imitator.evaluation import choose_clips
+    from imdy_plugin.sim.imitator.named import find_imitator
+    from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks
+
+    with _friendly(), _progress():
+        chosen = choose_clips(all_clips(data), clips or (), [activity])
+        walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed)
+        gap = compare_walks(walks, read_references(data), activity)
+        draw_gap(folder / "gap.png", gap)
+        gap.to_json(folder / "gap.json")
+        out.print(gap.text(), soft_wrap=True)
+        for name in ("gap.png", "gap.json"):
+            out.print(folder / name, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -363,6 +485,13 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def main() -> None:
     """Entry point of ``imdy``."""
     app()
+
+
+def _write_text(path: Path, text: str) -> None:
+    from imdy_plugin.atomic import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _finish(result: xr.Dataset, folder: Path, stem: str, trial: Trial) -> None:

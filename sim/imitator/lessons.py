@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,36 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from imdy_plugin.errors import InputError, OptionError, UnknownNameError
+from imdy_plugin.interfaces import SimBackend
 from imdy_plugin.progress import report_progress
 from imdy_plugin.sim.clips import Clip, clips
 from imdy_plugin.sim.imitator.base import CONTROL_RATE
+from imdy_plugin.sim.imitator.policy import load_policy
 from imdy_plugin.sim.imitator.reference import Library, lay_out
-from imdy_plugin.sim.imitator.training import ImitationTraining
+from imdy_plugin.sim.imitator.training import ImitationTraining, parse_stages, train_policy
 
 
-def training_clips(data: str | Path, pattern: str = "*") -> list[Clip]:
+def training_clips(data: str | Path, patterns: Sequence[str] | None = None) -> list[Clip]:
     """Clips of a data folder that may be trained on: level ground, no objects, not held out.
 
     Parameters
     ----------
     data
         The data folder.
-    pattern
-        Names wanted, such as ``cmu/0[789]_*``; several are separated by commas.
+    patterns
+        Names wanted, such as ``cmu/0[789]_*``; all if not given.
 
     Raises
     ------
     InputError
         None is left.
     """
-    patterns = [part.strip() for part in pattern.split(",")]
     usable = [clip for clip in clips(data) if clip.may_train and clip.flat and not clip.held_out and not clip.touches_objects]
-    chosen = [clip for clip in usable if any(fnmatchcase(clip.name, wanted) for wanted in patterns)]
+    chosen = [clip for clip in usable if any(fnmatchcase(clip.name, wanted) for wanted in patterns or ("*",))]
     if not chosen:
-        raise InputError(f"no clip that may be trained on is called '{pattern}'; there are {len(usable)}, such as {', '.join(c.name for c in usable[:3])}")
+        raise InputError(
+            f"no clip that may be trained on is called {' or '.join(patterns or ())}; there are {len(usable)}, such as {', '.join(c.name for c in usable[:3])}"
+        )
     return chosen
 
 
@@ -50,6 +53,44 @@ def library_of(chosen: Sequence[Clip]) -> Library:
         references.append(lay_out(person, motion.resampled(CONTROL_RATE)))
         report_progress("motions", number + 1, len(chosen))
     return Library(references)
+
+
+def train_on_clips(
+    data: str | Path,
+    out: str | Path,
+    backend: SimBackend,
+    patterns: Sequence[str] | None = None,
+    stages: str = "primitive:60",
+    settings: Mapping[str, str] | None = None,
+    *,
+    start: str | Path | None = None,
+    resume: bool = True,
+) -> Path:
+    """Train a policy on clips of a data folder, see :func:`~imdy_plugin.sim.imitator.training.train_policy`.
+
+    Parameters
+    ----------
+    data, patterns
+        Which clips, see :func:`training_clips`.
+    out
+        The policy's file.
+    backend
+        The physics engine.
+    stages
+        Such as ``clone:20,primitive:60``, see :func:`~imdy_plugin.sim.imitator.training.parse_stages`.
+    settings
+        Settings that differ from the recipe's, see :func:`configured`.
+    start
+        A policy's file to begin with; it decides the policy's shape.
+    resume
+        Go on from a checkpoint.
+    """
+    planned, config = parse_stages(stages), configured(settings or {})
+    network = load_policy(start)[0] if start is not None else None
+    if network is not None:
+        config = replace(config, policy=network.config)
+    chosen = training_clips(data, patterns)
+    return train_policy(library_of(chosen), backend, out, planned, config, start=network, resume=resume, card={"backend": backend.name})
 
 
 def configured(settings: Mapping[str, str]) -> ImitationTraining:
