@@ -597,8 +597,8 @@ def coordinates_from_rotations(model: xr.Dataset, motion: BodyMotion) -> xr.Data
     values[:, :3] = motion.root_position
     described = _rotation_columns(model)
     matrices = Rotation.from_quat(motion.rotation_wxyz.reshape(-1, 4), scalar_first=True).as_matrix().reshape(len(motion), len(JOINTS), 3, 3)
-    angles = np.stack([_euler_angles(matrices[:, index], letters) for index, (_, _, letters) in enumerate(described)], axis=1)
-    values[:, np.array([columns for _, columns, _ in described])] = _continuous(angles)
+    angles = np.stack([euler_angles(matrices[:, index], letters) for index, (_, _, letters) in enumerate(described)], axis=1)
+    values[:, np.array([columns for _, columns, _ in described])] = continuous_angles(angles)
     attrs = {"name": motion.name} if motion.name else {}
     return new_motion(motion.time, coordinates=(list(COORDINATES), values), log=f"coordinates of {model.attrs['name']} from rotations", attrs=attrs)
 
@@ -628,7 +628,7 @@ def _rotation_columns(model: xr.Dataset) -> list[tuple[str, list[int], str]]:
     return described
 
 
-def _euler_angles(matrix: Array, letters: str) -> Array:
+def euler_angles(matrix: Array, letters: str) -> Array:
     """Angles ``(time, 3)`` of turns about three axes, each turned by those before; they give the rotation even in gimbal lock."""
     i, j, k = ("xyz".index(letter) for letter in letters)
     sign = 1.0 if (j - i) % 3 == 1 else -1.0
@@ -638,7 +638,7 @@ def _euler_angles(matrix: Array, letters: str) -> Array:
     return np.stack([first, second, third], axis=-1)
 
 
-def _continuous(angles: Array) -> Array:
+def continuous_angles(angles: Array) -> Array:
     """Angles ``(time, joint, 3)`` with each triple in place of its equal that is nearest to the frame before."""
     out = angles.copy()
     other = angles * [1.0, -1.0, 1.0] + np.pi
