@@ -160,6 +160,22 @@ class _Chumpy(_Stored):
     """Stands for one of chumpy's arrays, or an expression of them."""
 
 
+class _Container(_Stored):
+    """Stands for a container that chumpy keeps its books in; what is put into it is dropped."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Drop it."""
+
+    def extend(self, values: Any) -> None:
+        """Drop them."""
+
+    def add(self, value: Any) -> None:
+        """Drop it."""
+
+
 class _Dtype(_Stored):
     """Stands for a type of numbers."""
 
@@ -248,6 +264,8 @@ _ALLOWED: dict[tuple[str, str], type[_Stored]] = {
     ("_codecs", "encode"): _Encode,
     **{(module, "_reconstructor"): _Rebuild for module in ("copy_reg", "copyreg")},
     **{(module, "object"): _Stored for module in ("__builtin__", "builtins")},
+    **{(module, name): _Container for module in ("__builtin__", "builtins") for name in ("set", "frozenset", "list", "dict", "tuple", "slice")},
+    ("collections", "OrderedDict"): _Container,
 }
 """What a pickle may name, and what stands for it."""
 
