@@ -32,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-imitate_app = typer.Typer(help="Simulated people that imitate recorded motion.", no_args_is_help=True)
+imitate_app = typer.Typer(help="Simulated people that imitate recorded motion.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imitate_app, name="imitate")
 out = Console(markup=False, highlight=False)
 err = Console(stderr=True, markup=False, highlight=False)
@@ -50,7 +50,7 @@ DegreesOption = Annotated[bool | None, typer.Option("--degrees/--radians", help=
 DefaultsOption = Annotated[bool, typer.Option("--use-defaults", help="Fill coordinates that the file lacks with the model's defaults.")]
 OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
 ClipsArgument = Annotated[Path, typer.Argument(help="Folder of recordings with cmu_mocap/bvh or references/.")]
-ClipsOption = Annotated[list[str] | None, typer.Option("--clips", help="Pattern of clip names, such as 'cmu/07*'; repeat for more.")]
+ClipsOption = Annotated[str, typer.Option("--clips", help="Names of the clips, such as 'cmu/07_*'; patterns separated by commas.")]
 ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker', or the path of a policy's weights (.safetensors).")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Physics engine.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
@@ -360,7 +360,7 @@ def evaluate(
 def imitate_train(
     data: ClipsArgument,
     weights: Annotated[Path, typer.Option("--out", help="The .safetensors to write; checkpoint, curves and card go beside it.")] = Path("policy.safetensors"),
-    clips: ClipsOption = None,
+    clips: ClipsOption = "*",
     stages: Annotated[str, typer.Option("--stages", help="What is done for how many minutes: clone, primitive, hard, getup, composer.")] = "primitive:60",
     start: Annotated[Path | None, typer.Option("--start", help="A policy's .safetensors to begin with.")] = None,
     backend: BackendOption = "mujoco",
@@ -377,10 +377,10 @@ def imitate_train(
         out.print(f"policy written to {path}")
 
 
-@imitate_app.command("eval")
+@imitate_app.command(name="eval")
 def imitate_eval(
     data: ClipsArgument,
-    clips: ClipsOption = None,
+    clips: ClipsOption = "*",
     activities: Annotated[str | None, typer.Option("--activities", help="Activities separated by commas; all if not given.")] = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="Only clips that no imitator is trained on.")] = False,
     imitator: ImitatorOption = "tracker",
@@ -399,7 +399,7 @@ def imitate_eval(
     from imdy_plugin.sim.imitator.named import find_imitator
 
     with _friendly(), _progress():
-        chosen = choose_clips(all_clips(data), clips or (), activities.split(",") if activities else (), held_out)
+        chosen = choose_clips(all_clips(data), clips.split(","), activities.split(",") if activities else (), held_out)
         chosen_backend = registry.get_sim_backend(backend)
         found = evaluate_imitator(find_imitator(imitator), chosen, chosen_backend, seed=seed, workers=workers, pictures=pictures)
         if csv:
@@ -413,7 +413,7 @@ def imitate_eval(
             out.print(f"{failed.clip} ({failed.activity}): {failed.failure}", soft_wrap=True)
 
 
-@imitate_app.command("show")
+@imitate_app.command(name="show")
 def imitate_show(
     data: ClipsArgument,
     clip: Annotated[str, typer.Argument(help="Name of a clip, such as cmu/07_01.")],
@@ -426,18 +426,18 @@ def imitate_show(
     """Imitate one recorded motion, and draw the two as a picture strip, and the tracks of their feet."""
     from imdy_plugin import registry
     from imdy_plugin.sim.clips import clips as all_clips
-    from imdy_plugin.sim.imitator.evaluation import choose_clips, imitate, score
+    from imdy_plugin.sim.imitator.evaluation import choose_clips, score
+    from imdy_plugin.sim.imitator.evaluation import imitate as imitate_motion
     from imdy_plugin.sim.imitator.named import find_imitator
     from imdy_plugin.sim.pictures import foot_tracks, imitation_strip
 
     with _friendly(), _progress():
         chosen = choose_clips(all_clips(data), [clip])[0]
-        imitated = imitate(find_imitator(imitator), *chosen.load(), registry.get_sim_backend(backend), seed=seed)
+        imitated = imitate_motion(find_imitator(imitator), *chosen.load(), registry.get_sim_backend(backend), seed=seed)
         stem = chosen.name.replace("/", "_")
-        paths = {"reference and imitation": folder / f"{stem}.png", "feet": folder / f"{stem}_feet.png"}
-        imitation_strip(paths["reference and imitation"], imitated, instants)
-        if len(imitated.imitation) > 1:
-            foot_tracks(paths["feet"], imitated)
+        paths = {"strip": folder / f"{stem}.png", "feet": folder / f"{stem}_feet.png"}
+        imitation_strip(paths["strip"], imitated, instants)
+        foot_tracks(paths["feet"], imitated)
         found = score(imitated, chosen)
         out.print(
             f"{chosen.name}, {chosen.activity}: {found.failure or 'whole length'}; mean joint error {found.mpjpe_global:.1f} mm, skate {found.skate:.0f} mm/s"
@@ -446,10 +446,10 @@ def imitate_show(
             out.print(f"{kind:>28}  {path}", soft_wrap=True)
 
 
-@imitate_app.command("gap")
+@imitate_app.command(name="gap")
 def imitate_gap(
     data: ClipsArgument,
-    clips: ClipsOption = None,
+    clips: ClipsOption = "*",
     activity: Annotated[str, typer.Option("--activity", help="What simulated and recorded people do.")] = "walk",
     imitator: ImitatorOption = "tracker",
     backend: BackendOption = "mujoco",
@@ -465,7 +465,7 @@ def imitate_gap(
     from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks
 
     with _friendly(), _progress():
-        chosen = choose_clips(all_clips(data), clips or (), [activity])
+        chosen = choose_clips(all_clips(data), clips.split(","), [activity])
         walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed)
         gap = compare_walks(walks, read_references(data), activity)
         draw_gap(folder / "gap.png", gap)

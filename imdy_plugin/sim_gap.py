@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,23 @@ from numpy.typing import NDArray
 
 from imdy_plugin import schema
 from imdy_plugin.atomic import replacing
-from imdy_plugin.errors import InputError
+from imdy_plugin.errors import DataWarning, InputError
 from imdy_plugin.gait_cycle import GaitCycle, gait_cycles, normalise
+from imdy_plugin.progress import report_progress
 from imdy_plugin.references import FEET, Reference, feet_array
 from imdy_plugin.runs import runs
 from imdy_plugin.schema import GRAVITY
-from imdy_plugin.sim.gap import EXTENSION, LEG_JOINTS, MOMENT_CUTOFF, Walk, in_heading
+from imdy_plugin.sim.gap import EXTENSION, LEG_JOINTS, MOMENT_CUTOFF, Walk, in_heading, walk_of
+from imdy_plugin.sim.imitator.evaluation import imitate
 from imdy_plugin.sim.pictures import DPI, drawing_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from imdy_plugin.interfaces import SimBackend
+    from imdy_plugin.sim.clips import Clip
+    from imdy_plugin.sim.imitator.base import Imitator
 
 Array = NDArray[np.float64]
 
@@ -141,6 +148,31 @@ def simulated_cycles(walk: Walk) -> list[GaitCycle]:
     if summary.reason:
         raise InputError(f"'{walk.name}' holds no gait cycle: {summary.reason}; give a walk of at least two strides")
     return [cycle for cycles in summary.cycles.values() for cycle in cycles]
+
+
+def imitate_walks(imitator: Imitator, clips: Sequence[Clip], backend: SimBackend, *, seed: int = 0) -> list[Walk]:
+    """Imitate clips of walking on level ground; one that fails, or that holds no gait cycle, is left out with a warning.
+
+    Parameters
+    ----------
+    imitator, backend, seed
+        See :func:`imdy_plugin.sim.imitator.evaluation.imitate`.
+    clips
+        What is imitated.
+    """
+    walks = []
+    for done, clip in enumerate((c for c in clips if c.flat), 1):
+        imitated = imitate(imitator, *clip.load(), backend, seed=seed)
+        try:
+            if imitated.failure:
+                raise InputError(f"'{clip.name}' failed: {imitated.failure}")
+            walk = walk_of(imitated)
+            simulated_cycles(walk)
+            walks.append(walk)
+        except InputError as error:
+            warnings.warn(f"left out: {error}", DataWarning, stacklevel=2)
+        report_progress("imitation", done, len(clips))
+    return walks
 
 
 # --- what is compared ------------------------------------------------------------------------------------------------------------------------------

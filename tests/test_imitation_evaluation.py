@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS
-from imdy_plugin.errors import InputError
+from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
 from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
 from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim.backends.base import DivergedError
@@ -25,12 +28,14 @@ from imdy_plugin.sim.imitator.base import CONTROL_RATE, Controller, Imitator
 from imdy_plugin.sim.imitator.evaluation import (
     Imitated,
     ImitationEvaluation,
+    choose_clips,
     evaluate_imitator,
     imitate,
     position_metrics,
     score,
     sole_track,
 )
+from imdy_plugin.sim.imitator.named import find_imitator
 from imdy_plugin.sim.standin import build_standin, joint_offsets, sole_points
 
 Array = NDArray[np.float64]
@@ -377,6 +382,41 @@ def test_clips_are_imitated_one_after_the_other_with_pictures(standing: BodyMoti
     found = evaluate_imitator(_Idle(), [_Clip(standing, person)], _Stage(standing), pictures=tmp_path)  # type: ignore[list-item]
     assert found.scores[0].success_strict
     assert {p.name for p in tmp_path.iterdir()} == {"made_1.png", "made_1_feet.png"}
+
+
+def test_clips_are_imitated_in_processes_of_their_own_alike(standing: BodyMotion, person: xr.Dataset) -> None:
+    here = sys.modules[_Clip.__module__]
+    cloudpickle.register_pickle_by_value(here)
+    clips = [_Clip(standing, person, name=f"made/{i}") for i in range(2)]
+    found = evaluate_imitator(_Idle(), clips, _Stage(standing), workers=2)  # type: ignore[arg-type]
+    assert [s.clip for s in found.scores] == ["made/0", "made/1"]
+    assert all(s.success for s in found.scores)
+    cloudpickle.unregister_pickle_by_value(here)
+
+
+def test_clips_are_chosen_by_name_activity_and_whether_they_are_held_out(standing: BodyMotion, person: xr.Dataset) -> None:
+    clips: list[Any] = [
+        _Clip(standing, person, name="a/1", activity="walk"),
+        _Clip(standing, person, name="a/2", activity="run", held_out=True),
+        _Clip(standing, person, name="b/1", activity="walk", held_out=True),
+    ]
+    assert [c.name for c in choose_clips(clips, ["a/*"])] == ["a/1", "a/2"]
+    assert [c.name for c in choose_clips(clips, activities=["walk"], held_out=True)] == ["b/1"]
+    assert len(choose_clips(clips)) == 3
+    with pytest.raises(UnknownNameError, match="nearest: b/1"):
+        choose_clips(clips, ["b/2"])
+    with pytest.raises(UnknownNameError, match="walk"):
+        choose_clips(clips, activities=["wakl"])
+    with pytest.raises(InputError, match="held out"):
+        choose_clips(clips, ["a/1"], held_out=True)
+
+
+def test_an_imitator_is_the_tracker_or_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="tracker"):
+        find_imitator("traker")
+    (tmp_path / "policy.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(FileFormatError):
+        find_imitator(str(tmp_path / "policy.safetensors"))
 
 
 def test_no_clip_is_an_error() -> None:

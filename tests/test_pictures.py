@@ -119,6 +119,7 @@ def test_an_imitation_that_fell_is_drawn_as_far_as_it_got(imitated: Imitated, tm
         fell, imitation=fell.imitation.part(0, 1), torque=fell.torque[:0], ground_force=fell.ground_force[:0], ground_moment=fell.ground_moment[:0]
     )
     imitation_strip(tmp_path / "at_once.png", at_once)
+    foot_tracks(tmp_path / "no_feet.png", at_once)
     assert imread(tmp_path / "at_once.png").shape[1] < imread(tmp_path / "strip.png").shape[1]
 
 

@@ -8,16 +8,18 @@ do against the ground is measured at the places where the simulated soles touch 
 from __future__ import annotations
 
 import csv
+import fnmatch
 import json
 import math
 import multiprocessing
 import os
+import pickle
 import time as clock
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
@@ -27,7 +29,7 @@ from scipy.spatial.transform import Rotation
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS
 from imdy_plugin.atomic import replacing
-from imdy_plugin.errors import InputError
+from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
 from imdy_plugin.progress import report_progress
 from imdy_plugin.runs import runs
@@ -37,6 +39,7 @@ from imdy_plugin.sim.humanoid import SOLE_RADIUS, motion_of, state_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, TIMESTEP, Controller, Imitator
 from imdy_plugin.sim.pictures import SIDES, Side
 from imdy_plugin.sim.standin import joint_offsets, sole_points
+from imdy_plugin.sim.validity import FAILURE_DISTANCE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,9 +47,6 @@ if TYPE_CHECKING:
     from imdy_plugin.sim.clips import Clip
 
 Array = NDArray[np.float64]
-
-MEAN_LIMIT = 0.5
-"""A clip fails where the mean distance of the joints from where they should be reaches this [m]."""
 
 WORST_LIMIT = 0.25
 """The stricter criterion: no joint is ever this far off [m]."""
@@ -178,7 +178,7 @@ def _roll_out(simulation: Simulation, controller: Controller, wanted: BodyMotion
 def _failure(position: Array, places: Array, offsets: Array, time: float) -> str:
     reached = joint_positions(motion_of(np.zeros(1), position), offsets)[0]
     error = float(np.linalg.norm(reached - places, axis=-1).mean())
-    return f"{error:.2f} m off at {time:.2f} s" if error >= MEAN_LIMIT else ""
+    return f"{error:.2f} m off at {time:.2f} s" if error >= FAILURE_DISTANCE else ""
 
 
 def _stacked(arrays: Sequence[Array], shape: tuple[int, ...]) -> Array:
@@ -356,7 +356,7 @@ class Score:
     duration, completed, seconds
         Length of the clip [s], the share of it that was imitated, and how long that took [s].
     success
-        Whether the clip was imitated to its end with a mean joint error below :data:`MEAN_LIMIT` in every frame.
+        Whether the clip was imitated to its end with a mean joint error below :data:`FAILURE_DISTANCE` in every frame.
     success_strict
         The same with every joint below :data:`WORST_LIMIT`.
     failure
@@ -402,14 +402,13 @@ def score(imitated: Imitated, clip: Clip) -> Score:
     whole = not imitated.failure and len(imitated.imitation) == len(imitated.reference)
     places = joint_positions(imitated.covered, offsets), joint_positions(imitated.imitation, offsets)
     figures: dict[str, Any] = position_metrics(*places, imitated.reference.rate)
-    if len(imitated.imitation) > 1:
-        figures |= contact_metrics(imitated)
+    figures |= contact_metrics(imitated)
     return Score(
         **_identity(clip, imitated.imitator, imitated.seed),
         duration=imitated.reference.duration,
         completed=(len(imitated.imitation) - 1) / (len(imitated.reference) - 1),
         seconds=imitated.seconds,
-        success=bool(whole and (errors.mean(axis=1) < MEAN_LIMIT).all()),
+        success=bool(whole and (errors.mean(axis=1) < FAILURE_DISTANCE).all()),
         success_strict=bool(whole and (errors < WORST_LIMIT).all()),
         failure=imitated.failure,
         worst_mean_error=1e3 * float(errors.mean(axis=1).max()),
@@ -526,6 +525,40 @@ class ImitationEvaluation:
             temporary.write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")
 
 
+def choose_clips(clips: Sequence[Clip], names: Sequence[str] = (), activities: Sequence[str] = (), held_out: bool = False) -> list[Clip]:
+    """Some of the clips.
+
+    Parameters
+    ----------
+    clips
+        All there are.
+    names
+        Patterns of names such as ``cmu/07*``; all where there are none.
+    activities
+        All where there are none.
+    held_out
+        Only those that no imitator is trained on.
+
+    Raises
+    ------
+    UnknownNameError
+        No clip has a name or an activity.
+    InputError
+        None is left.
+    """
+    for pattern in names:
+        if not any(fnmatch.fnmatchcase(c.name, pattern) for c in clips):
+            raise UnknownNameError("clip", pattern, [c.name for c in clips])
+    for activity in activities:
+        if activity not in {c.activity for c in clips}:
+            raise UnknownNameError("activity", activity, {c.activity for c in clips})
+    named = [c for c in clips if not names or any(fnmatch.fnmatchcase(c.name, p) for p in names)]
+    chosen = [c for c in named if (not activities or c.activity in activities) and (c.held_out or not held_out)]
+    if not chosen:
+        raise InputError(f"none of {len(named)} clips of these names is {'held out' if held_out else 'what was asked for'}; widen the choice")
+    return chosen
+
+
 def evaluate_imitator(
     imitator: Imitator, clips: Sequence[Clip], backend: SimBackend, *, seed: int = 0, workers: int = 1, pictures: Path | None = None
 ) -> ImitationEvaluation:
@@ -580,9 +613,16 @@ def _run_all(clips: Sequence[Clip], plan: _Plan, workers: int) -> Iterator[Score
     if workers <= 1:
         yield from map(plan.run, clips)
         return
+    import cloudpickle  # type: ignore[import-untyped]
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(plan.run, clips)
+        yield from pool.map(_run_packed, [cloudpickle.dumps((plan, clip)) for clip in clips])
+
+
+def _run_packed(packed: bytes) -> Score:
+    plan, clip = pickle.loads(packed)
+    return cast("Score", plan.run(clip))
 
 
 def _one_thread() -> None:
@@ -593,8 +633,7 @@ def _draw(imitated: Imitated, folder: Path, stem: str) -> None:
     from imdy_plugin.sim.pictures import foot_tracks, imitation_strip
 
     imitation_strip(folder / f"{stem}.png", imitated)
-    if len(imitated.imitation) > 1:
-        foot_tracks(folder / f"{stem}_feet.png", imitated)
+    foot_tracks(folder / f"{stem}_feet.png", imitated)
 
 
 def _summarise(group: str, activity: str, scores: Sequence[Score]) -> Summary:
