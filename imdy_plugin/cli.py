@@ -50,7 +50,7 @@ DegreesOption = Annotated[bool | None, typer.Option("--degrees/--radians", help=
 DefaultsOption = Annotated[bool, typer.Option("--use-defaults", help="Fill coordinates that the file lacks with the model's defaults.")]
 OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
 ClipsArgument = Annotated[Path, typer.Argument(help="Folder of recordings with cmu_mocap/bvh or references/.")]
-ClipsOption = Annotated[str, typer.Option("--clips", help="Names of the clips, such as 'cmu/07_*'; patterns separated by commas.")]
+ClipsOption = Annotated[list[str] | None, typer.Option("--clips", help="Pattern of clip names, such as 'cmu/07*'; repeat for more.")]
 ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker', or the path of a policy's weights (.safetensors).")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Physics engine.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
@@ -360,7 +360,7 @@ def evaluate(
 def imitate_train(
     data: ClipsArgument,
     weights: Annotated[Path, typer.Option("--out", help="The .safetensors to write; checkpoint, curves and card go beside it.")] = Path("policy.safetensors"),
-    clips: ClipsOption = "*",
+    clips: ClipsOption = None,
     stages: Annotated[str, typer.Option("--stages", help="What is done for how many minutes: clone, primitive, hard, getup, composer.")] = "primitive:60",
     start: Annotated[Path | None, typer.Option("--start", help="A policy's .safetensors to begin with.")] = None,
     backend: BackendOption = "mujoco",
@@ -380,7 +380,7 @@ def imitate_train(
 @imitate_app.command(name="eval")
 def imitate_eval(
     data: ClipsArgument,
-    clips: ClipsOption = "*",
+    clips: ClipsOption = None,
     activities: Annotated[str | None, typer.Option("--activities", help="Activities separated by commas; all if not given.")] = None,
     held_out: Annotated[bool, typer.Option("--held-out", help="Only clips that no imitator is trained on.")] = False,
     imitator: ImitatorOption = "tracker",
@@ -399,7 +399,7 @@ def imitate_eval(
     from imdy_plugin.sim.imitator.named import find_imitator
 
     with _friendly(), _progress():
-        chosen = choose_clips(all_clips(data), clips.split(","), activities.split(",") if activities else (), held_out)
+        chosen = choose_clips(all_clips(data), clips or (), activities.split(",") if activities else (), held_out)
         chosen_backend = registry.get_sim_backend(backend)
         found = evaluate_imitator(find_imitator(imitator), chosen, chosen_backend, seed=seed, workers=workers, pictures=pictures)
         if csv:
@@ -449,7 +449,7 @@ def imitate_show(
 @imitate_app.command(name="gap")
 def imitate_gap(
     data: ClipsArgument,
-    clips: ClipsOption = "*",
+    clips: ClipsOption = None,
     activity: Annotated[str, typer.Option("--activity", help="What simulated and recorded people do.")] = "walk",
     imitator: ImitatorOption = "tracker",
     backend: BackendOption = "mujoco",
@@ -465,7 +465,7 @@ def imitate_gap(
     from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks
 
     with _friendly(), _progress():
-        chosen = choose_clips(all_clips(data), clips.split(","), [activity])
+        chosen = choose_clips(all_clips(data), clips or (), [activity])
         walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed)
         gap = compare_walks(walks, read_references(data), activity)
         draw_gap(folder / "gap.png", gap)
