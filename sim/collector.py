@@ -315,7 +315,8 @@ def _simulated(parts: Sequence[tuple[Task, Part]]) -> Iterator[tuple[Task, Part,
         yield from ((task, part, _told(error)) for task, part in parts)
         return
     for (task, part), episode in zip(parts, episodes, strict=True):
-        attrs = {**_provenance(task), "reference_frames": len(part.reference) - 1}
+        body = {"body": str(part.person.attrs["name"]), "height": float(part.person.attrs["height"]), "mass": float(part.person.attrs["mass"])}
+        attrs = {**_provenance(task), **body, "reference_frames": len(part.reference) - 1}
         yield task, part, finished_record(episode, part.person, attrs) if len(episode.time) else "the simulation diverged in its first step"
 
 

@@ -10,7 +10,7 @@ Merely scaling a record would add nothing new: the stretched clip is imitated ag
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -146,6 +146,7 @@ def scaled_person(person: xr.Dataset, lengths: Array, mass: float, name: str) ->
     stands = _stature(joint_offsets(scaled)) / _stature(joint_offsets(person))
     scaled["coordinate_default"] = person["coordinate_default"].copy(data=person["coordinate_default"].values * stands)
     changed = {"name": f"{person.attrs['name']}~{name}", "mass": float(masses.sum()), "height": float(person.attrs["height"]) * stands}
+    changed |= _sole_attrs(person, lambda body, points: points * factor[body], str)
     return add_log(scaled.assign_attrs(changed), f"scaled: variation {name}, height {stands:.4f}, mass {mass:.4f} of {person.attrs['name']}")
 
 
@@ -170,8 +171,22 @@ def mirrored_person(person: xr.Dataset) -> xr.Dataset:
         made[name] = (made[name] * flip).assign_attrs(person[name].attrs)
     turned = xr.Variable("inertia_component", [-1.0 if c in ("xz", "yz") else 1.0 for c in INERTIA_COMPONENTS])
     made["body_inertia"] = (made["body_inertia"] * turned).assign_attrs(person["body_inertia"].attrs)
-    name = f"{person.attrs['name']}~mirrored"
-    return add_log(person.assign(made).assign_attrs(name=name), f"mirrored: {person.attrs['name']}")
+    changed = {"name": f"{person.attrs['name']}~mirrored"} | _sole_attrs(person, lambda _, points: points * [1.0, 1.0, -1.0], lambda b: _other_side(b, bodies))
+    return add_log(person.assign(made).assign_attrs(changed), f"mirrored: {person.attrs['name']}")
+
+
+def _sole_attrs(person: xr.Dataset, moved: Callable[[str, Array], Array], renamed: Callable[[str], str]) -> dict[str, Any]:
+    """What a model's attributes say of its soles, with the points of each body moved and put onto another."""
+    changed: dict[str, Any] = {}
+    if "heel_points" in person.attrs:
+        feet = [str(b) for b in person.attrs["foot_bodies"]]
+        heels = dict(zip(feet, np.reshape(person.attrs["heel_points"], (-1, 3)), strict=True))
+        turned = {renamed(body): moved(body, points) for body, points in heels.items()}
+        changed["heel_points"] = np.concatenate([turned[body] for body in feet]).tolist()
+    if "sole_points" in person.attrs:
+        soles = {b: np.reshape(points, (-1, 3)) for b, points in person.attrs["sole_points"].items()}
+        changed["sole_points"] = {renamed(body): moved(body, points).tolist() for body, points in soles.items()}
+    return changed
 
 
 def _other_side(name: str, names: Sequence[str]) -> str:
