@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ from scipy.spatial.transform import Rotation
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.adapters.smpl.topology import JOINTS
-from imdy_plugin.errors import InputError
+from imdy_plugin.errors import DataWarning, InputError
 from imdy_plugin.gait_cycle import GaitCycle
 from imdy_plugin.references import Reference, read_reference
 from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim.gap import LEG_JOINTS, Walk, headings, in_heading, leg_moments, low_pass, walk_of, walk_of_record
 from imdy_plugin.sim.imitator.evaluation import Imitated
 from imdy_plugin.sim.standin import build_standin
-from imdy_plugin.sim_gap import QUANTITIES, Gap, compare_walks, draw_gap, person_of, recorded_cycles, recorded_walk, simulated_cycles
+from imdy_plugin.sim_gap import QUANTITIES, Gap, compare_walks, draw_gap, imitate_walks, person_of, recorded_cycles, recorded_walk, simulated_cycles
 
 Array = NDArray[np.float64]
 
@@ -270,6 +271,21 @@ def test_loading_rate_is_the_slope_to_the_first_peak() -> None:
 def test_the_simulated_walk_needs_two_strides() -> None:
     with pytest.raises(InputError, match="'sim/1' holds no gait cycle"):
         simulated_cycles(_walk(seconds=1.0))
+
+
+def test_what_fails_or_does_not_walk_is_left_out_and_named(imitated: Imitated, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clip:
+        name, flat = "made/1", True
+
+        def load(self) -> tuple[BodyMotion, xr.Dataset]:
+            return imitated.reference, imitated.person
+
+    made: Any = Clip()
+    nobody: Any = None
+    for got, why in ((imitated, "'still' holds no gait cycle"), (replace(imitated, failure="0.5 m off"), "'made/1' failed: 0.5 m off")):
+        monkeypatch.setattr("imdy_plugin.sim_gap.imitate", lambda *args, got=got, **kwargs: got)
+        with pytest.warns(DataWarning, match=why):
+            assert imitate_walks(nobody, [made], nobody) == []
 
 
 def test_nothing_to_compare_is_an_error() -> None:

@@ -16,26 +16,31 @@ import pytest
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
+from imdy_plugin import cli
 from imdy_plugin.adapters.smpl.motion import BodyMotion, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS
 from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
 from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
 from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim.backends.base import DivergedError
-from imdy_plugin.sim.humanoid import SOLE_RADIUS, state_of
+from imdy_plugin.sim.backends.mujoco import MujocoBackend
+from imdy_plugin.sim.humanoid import SOLE_RADIUS, joint_angles, state_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, Controller, Imitator
 from imdy_plugin.sim.imitator.evaluation import (
     Imitated,
     ImitationEvaluation,
     choose_clips,
     evaluate_imitator,
+    foot_force,
     imitate,
     position_metrics,
     score,
     sole_track,
 )
 from imdy_plugin.sim.imitator.named import find_imitator
+from imdy_plugin.sim.pictures import SIDES
 from imdy_plugin.sim.standin import build_standin, joint_offsets, sole_points
 
 Array = NDArray[np.float64]
@@ -422,3 +427,66 @@ def test_an_imitator_is_the_tracker_or_a_file(tmp_path: Path) -> None:
 def test_no_clip_is_an_error() -> None:
     with pytest.raises(InputError, match="no clip"):
         evaluate_imitator(_Idle(), [], _Stage.__new__(_Stage))
+
+
+# --- with the engine that ships, from the command line ---------------------------------------------------------------------------------------------
+
+
+class _Pose(Imitator):
+    """Commands each joint to where the reference has it next."""
+
+    name = "pose"
+
+    def begin(self, person: xr.Dataset, reference: BodyMotion, seed: int = 0) -> Controller:
+        angles = joint_angles(state_of(reference)[0])
+
+        class Pose(Controller):
+            def target(self, frame: int, position: Array, velocity: Array) -> Array:
+                return angles[frame + 1]
+
+        return Pose()
+
+
+@pytest.fixture
+def shown(standing: BodyMotion, person: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line finds two clips, of standing and of lying under the ground, and the imitator above."""
+    buried = standing.placed(np.array([0.0, -3.0, 0.0]))
+    made = [_Clip(standing, person), _Clip(buried, person, name="made/buried", activity="lie", held_out=True)]
+    monkeypatch.setattr("imdy_plugin.sim.clips.clips", lambda data: made)
+    monkeypatch.setattr("imdy_plugin.sim.imitator.named.find_imitator", lambda name: _Pose())
+
+
+def test_a_standing_person_is_carried_by_its_feet(standing: BodyMotion, person: xr.Dataset) -> None:
+    got = imitate(_Pose(), standing, person, MujocoBackend())
+    assert not got.failure
+    assert sum(foot_force(got, side)[-10:, 1].mean() for side in SIDES) == pytest.approx(75.0 * GRAVITY, rel=0.1)
+    found = score(got, _Clip(standing, person))
+    assert found.success_strict
+    assert found.mpjpe_global < 30.0
+    assert found.skate < 30.0
+    assert found.penetration < 10.0
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_command_line_evaluates(tmp_path: Path) -> None:
+    got = CliRunner().invoke(cli.app, ["imitate", "eval", "data", "--csv", "a.csv", "--json", "a.json", "--markdown", "a.md", "--pictures", "pictures"])
+    assert got.exit_code == 0, got.output
+    assert "made/buried (lie)" in got.output and "made/1" not in got.output
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+    assert "| all | all | 2 |" in (tmp_path / "a.md").read_text()
+    assert len(list((tmp_path / "pictures").iterdir())) == 4
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_command_line_shows(tmp_path: Path) -> None:
+    got = CliRunner().invoke(cli.app, ["imitate", "show", "data", "made/1", "--out", "here"])
+    assert got.exit_code == 0, got.output
+    assert "made/1, stand: whole length; mean joint error" in got.output
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {"made_1.png", "made_1_feet.png"}
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_command_line_names_the_nearest_clip() -> None:
+    got = CliRunner().invoke(cli.app, ["imitate", "show", "data", "made/2"])
+    assert got.exit_code == 2
+    assert "made/1" in got.output
