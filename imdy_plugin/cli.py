@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 imitate_app = typer.Typer(help="Simulated people that imitate recorded motion.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imitate_app, name="imitate")
+dataset_app = typer.Typer(help="The data set that simulated people make.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(dataset_app, name="dataset")
 out = Console(markup=False, highlight=False)
 err = Console(stderr=True, markup=False, highlight=False)
 
@@ -52,6 +54,7 @@ OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="
 ClipsArgument = Annotated[Path, typer.Argument(help="Folder of recordings with cmu_mocap/bvh or references/.")]
 ClipsOption = Annotated[list[str] | None, typer.Option("--clips", help="Pattern of clip names, such as 'cmu/07*'; repeat for more.")]
 ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker', or the path of a policy's weights (.safetensors).")]
+StoreArgument = Annotated[Path, typer.Argument(help="Folder of the data set that 'imdy collect' made.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Physics engine.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 
@@ -475,6 +478,69 @@ def imitate_gap(
             out.print(folder / name, soft_wrap=True)
 
 
+@app.command()
+def collect(
+    data: Annotated[list[Path], typer.Argument(help="A folder of recordings (cmu_mocap/bvh, references/), or motion files and folders of them (.bvh, .npz).")],
+    store: Annotated[Path, typer.Option("--out", help="Folder of the data set; what is in it is not collected again.")] = Path("imdy-data"),
+    clips: ClipsOption = None,
+    activities: Annotated[str | None, typer.Option("--activities", help="Activities separated by commas; all if not given.")] = None,
+    imitator: Annotated[list[str] | None, typer.Option("--imitator", "-i", help="'tracker' (by default), or a policy's .safetensors; repeat for more.")] = None,
+    variations: Annotated[str | None, typer.Option("--variations", help="Names separated by commas; all if not given.")] = None,
+    backend: BackendOption = "mujoco",
+    body_model: Annotated[Path | None, typer.Option("--body-model", help="SMPL body model (.npz) of the people whose poses (.npz) are imitated.")] = None,
+    objects: Annotated[bool, typer.Option("--objects", help="Also clips with objects or uneven ground, which the simulation lacks.")] = False,
+    workers: Annotated[int, typer.Option("--workers", help="Processes at once.")] = 2,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="Address of a Dask scheduler whose workers do it instead.")] = None,
+    worlds: Annotated[int, typer.Option("--worlds", help="Episodes that share a simulation.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+) -> None:
+    """Imitate motions in simulation and record every torque and contact; run again to go on."""
+    from imdy_plugin.registry import get_sim_backend
+    from imdy_plugin.sim import collector
+    from imdy_plugin.sim.file_clips import find_clips
+    from imdy_plugin.sim.imitator.named import find_imitator
+    from imdy_plugin.sim.variation import choose_variations
+
+    with _friendly(), _progress():
+        chosen = find_clips(data, clips or (), _words(activities), body_model=body_model, objects=objects)
+        imitators = [find_imitator(name) for name in imitator or ("tracker",)]
+        tasks = collector.plan(chosen, imitators, store, get_sim_backend(backend), choose_variations(_words(variations)), seed)
+        report = collector.collect(tasks, workers=workers, scheduler=scheduler, worlds=worlds)
+        out.print("\n".join(report.lines()), soft_wrap=True)
+
+
+@dataset_app.command(name="info")
+def dataset_info(store: StoreArgument = Path("imdy-data")) -> None:
+    """Say how large and how varied a data set is, beside published ones."""
+    from imdy_plugin.sim.records import open_store
+    from imdy_plugin.sim.statistics import COLUMNS, PUBLISHED, statistics
+
+    with _friendly():
+        found = statistics(open_store(store))
+        out.print("\n".join(found.lines()), soft_wrap=True)
+        table = Table(*COLUMNS)
+        for row in (*PUBLISHED, found.row(f"here: {store}")):
+            table.add_row(*row)
+        out.print(table)
+
+
+@dataset_app.command(name="export-sample")
+def dataset_export_sample(
+    store: StoreArgument,
+    folder: Annotated[Path, typer.Argument(help="Folder of the sample; made anew.")],
+    seconds: Annotated[float, typer.Option("--seconds", help="Duration of its usable frames [s].")] = 60.0,
+) -> None:
+    """Copy the best episodes of each activity into a small data set of their own."""
+    from imdy_plugin.sim.record_reader import export_sample
+    from imdy_plugin.sim.records import open_store
+    from imdy_plugin.sim.statistics import statistics
+
+    with _friendly():
+        sample = export_sample(open_store(store), folder, seconds)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        out.print(f"{statistics(sample).lines()[0]}\n{size / 1e6:.2f} MB written to {folder}", soft_wrap=True)
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
@@ -504,6 +570,11 @@ def _finish(result: xr.Dataset, folder: Path, stem: str, trial: Trial) -> None:
         out.print(difference_terminal_table(result, trial))
     for kind, path in paths.items():
         out.print(f"{kind:>28}  {path}", soft_wrap=True)
+
+
+def _words(text: str | None) -> list[str]:
+    """What commas separate."""
+    return [word.strip() for word in text.split(",") if word.strip()] if text else []
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:

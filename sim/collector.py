@@ -6,7 +6,6 @@ finished episode stays and an unfinished one is done again, from seeds made of i
 
 from __future__ import annotations
 
-import fnmatch
 import multiprocessing
 import os
 import pickle
@@ -16,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from threading import Thread
@@ -24,7 +24,6 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from imdy_plugin import __version__
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import ImdyError, InputError, SolverError
 from imdy_plugin.interfaces import SimBackend
@@ -185,21 +184,6 @@ def plan(
     return tasks
 
 
-def choose(clips: Iterable[ClipLike], patterns: Sequence[str]) -> list[ClipLike]:
-    """The clips whose names match one of some patterns such as ``cmu/0[78]*``; all where there are none.
-
-    Raises
-    ------
-    InputError
-        None matches.
-    """
-    given = list(clips)
-    chosen = [c for c in given if not patterns or any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
-    if not chosen:
-        raise InputError(f"no clip is named like {', '.join(patterns)}; there are {len(given)}, such as {', '.join(c.name for c in given[:5])}")
-    return chosen
-
-
 def collect(tasks: Sequence[Task], *, workers: int = 2, scheduler: str | None = None, worlds: int = 1) -> CollectionReport:
     """Collect episodes that are not in their store yet.
 
@@ -336,7 +320,7 @@ def finished_record(episode: Episode, person: xr.Dataset, attrs: Mapping[str, An
 
 def _provenance(task: Task) -> dict[str, Any]:
     clip = {name: getattr(task.clip, name) for name in ("activity", "person", "source", "held_out", "may_train")}
-    settings = {"timestep": TIMESTEP, "substeps": SUBSTEPS, "rate": CONTROL_RATE, "imdy_version": __version__}
+    settings = {"timestep": TIMESTEP, "substeps": SUBSTEPS, "rate": CONTROL_RATE, "imdy_version": version("imdy-plugin")}
     return {**task.key, **clip, **settings}
 
 

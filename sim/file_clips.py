@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from imdy_plugin.adapters.smpl.amass import on_floor, read_amass
 from imdy_plugin.adapters.smpl.body_model import body_dataset, load_body_model
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import InputError
-from imdy_plugin.sim.clips import CUTOFF
+from imdy_plugin.sim.clips import CUTOFF, Clip, clips
 from imdy_plugin.sim.floor import grounded
+from imdy_plugin.sim.imitator.evaluation import choose_clips
 from imdy_plugin.sim.retarget import BODY_MASS_INDEX, retarget_bvh
 from imdy_plugin.sim.standin import build_standin
 
@@ -90,6 +91,38 @@ def file_clips(paths: Iterable[str | Path], body_model: str | Path | None = None
         where = ", ".join(str(clip.path) for clip in found if clip.name == twice[0])
         raise InputError(f"two files would both be called '{twice[0]}': {where}; rename a file or its folder")
     return found
+
+
+def find_clips(
+    paths: Sequence[str | Path],
+    names: Sequence[str] = (),
+    activities: Sequence[str] = (),
+    *,
+    body_model: str | Path | None = None,
+    objects: bool = False,
+) -> list[Clip] | list[FileClip]:
+    """What is to be imitated: clips of a folder of recordings, or motion files.
+
+    Parameters
+    ----------
+    paths
+        One folder of recordings (:func:`imdy_plugin.sim.clips.clips`), or files and folders of them (:func:`file_clips`).
+    names, activities
+        Which clips of a folder of recordings, see :func:`imdy_plugin.sim.imitator.evaluation.choose_clips`.
+    body_model
+        As for :func:`file_clips`.
+    objects
+        Take clips with objects or uneven ground too, which the simulation lacks.
+
+    Raises
+    ------
+    InputError
+        Nothing is left.
+    """
+    if len(paths) != 1 or not any((Path(paths[0]) / part).is_dir() for part in ("cmu_mocap", "references")):
+        return file_clips(paths, body_model)
+    found = clips(paths[0])
+    return choose_clips([c for c in found if objects or (c.flat and not c.touches_objects)], names, activities)
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +81,47 @@ def chosen_episodes(manifest: Mapping[str, Mapping[str, Any]], split: Split, by:
     people = _held_out_people({str(attrs["person"]) for attrs in manifest.values()})
     apart = {name: bool(attrs["held_out"]) if by == "clip" else attrs["person"] in people for name, attrs in manifest.items()}
     return [name for name in sorted(manifest) if manifest[name]["may_train"] and apart[name] == (split == "held_out")]
+
+
+def export_sample(store: RecordStore, folder: str | os.PathLike[str], seconds: float = 60.0) -> RecordStore:
+    """Copy some episodes into a store of their own: of each activity in turn the one whose joints are nearest to the reference's.
+
+    Parameters
+    ----------
+    store
+        The whole store.
+    folder
+        Of the sample; it must not hold episodes.
+    seconds
+        Duration of the usable frames that is wanted; the last episode goes beyond it.
+
+    Raises
+    ------
+    InputError
+        The folder holds episodes already.
+    """
+    sample = RecordStore(folder)
+    if sample.names():
+        raise InputError(f"{folder} holds episodes already; name another folder")
+    manifest, taken = store.manifest(), 0.0
+    for name in _in_turn({n: a for n, a in manifest.items() if a["may_train"] and a["usable_frames"]}):
+        if taken >= seconds:
+            break
+        sample.copy(store, name)
+        taken += manifest[name]["usable_frames"] / manifest[name]["rate"]
+    sample.write_manifest()
+    return sample
+
+
+def _in_turn(manifest: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names so that activities take turns, those without a failure and with the smallest error first."""
+    ranked = sorted(manifest, key=lambda n: (manifest[n]["failed_frames"] > 0, manifest[n]["mean_joint_error"], n))
+    turns = Counter[str]()
+    order = {}
+    for name in ranked:
+        order[name] = turns[manifest[name]["activity"]]
+        turns[manifest[name]["activity"]] += 1
+    return sorted(ranked, key=lambda n: order[n])
 
 
 def _held_out_people(people: set[str]) -> set[str]:

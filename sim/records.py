@@ -291,6 +291,15 @@ class RecordStore:
         unfinished.rename(finished)
         return finished
 
+    def copy(self, other: RecordStore, name: str) -> None:
+        """Add an episode of another store."""
+        with self.claimed(name) as ours:
+            if ours:
+                unfinished = self.folder / _PARTIAL / name
+                shutil.rmtree(unfinished, ignore_errors=True)
+                shutil.copytree(other._existing(name), unfinished)
+                unfinished.rename(self.folder / name)
+
     def clean(self) -> None:
         """Remove what killed processes left behind."""
         for lock in sorted((self.folder / _PARTIAL).glob("*.lock")):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS
-from imdy_plugin.errors import InputError
+from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.schema import INERTIA_COMPONENTS, add_log
 from imdy_plugin.sim.imitator.base import CONTROL_RATE
 from imdy_plugin.sim.standin import joint_offsets, rest_positions, sole_points
@@ -108,6 +108,21 @@ DEFAULT_VARIATIONS = (
     Variation("short-legs", parts={"legs": 0.95, "trunk": 1.04, "arms": 1.04}, mirrored=True, target_noise=0.02),
 )
 """What is collected of every clip where nobody says otherwise."""
+
+
+def choose_variations(names: Sequence[str]) -> list[Variation]:
+    """Some of :data:`DEFAULT_VARIATIONS` by name; all where none is named.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such variation.
+    """
+    known = {v.name: v for v in DEFAULT_VARIATIONS}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("variation", name, known)
+    return [known[name] for name in names] or list(DEFAULT_VARIATIONS)
 
 
 def scaled_person(person: xr.Dataset, lengths: Array, mass: float, name: str) -> xr.Dataset:
