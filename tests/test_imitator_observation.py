@@ -119,11 +119,11 @@ def test_heading_of_somebody_who_lies_is_known() -> None:
 
 def test_reward_is_one_at_the_reference_and_falls_away_from_it(body: Kinematics) -> None:
     assert imitation_reward(body, body) == pytest.approx(1.0)
-    moved = Kinematics(body.position + [0.1, 0, 0], body.rotation, body.velocity, body.angular_velocity)
+    moved = Kinematics(body.position + np.array([0.1, 0, 0]), body.rotation, body.velocity, body.angular_velocity)
     assert imitation_reward(body, moved) == pytest.approx(0.5 * np.exp(-100 * 0.01 / 3) + 0.5)
     spun = Kinematics(body.position, Rotation.from_rotvec([0.2, 0, 0]).as_matrix() @ body.rotation, body.velocity, body.angular_velocity)
     assert imitation_reward(body, spun) == pytest.approx(0.3 * np.exp(-10 * 0.04) + 0.7)
-    faster = Kinematics(body.position, body.rotation, body.velocity + [3.0, 0, 0], body.angular_velocity - [0, 0, 6.0])
+    faster = Kinematics(body.position, body.rotation, body.velocity + np.array([3.0, 0, 0]), body.angular_velocity - [0, 0, 6.0])
     assert imitation_reward(body, faster) == pytest.approx(0.1 * np.exp(-0.1 * 3) + 0.1 * np.exp(-0.1 * 12) + 0.8)
 
 
