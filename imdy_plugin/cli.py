@@ -465,12 +465,14 @@ def imitate_gap(
     from imdy_plugin.sim.clips import clips as all_clips
     from imdy_plugin.sim.imitator.evaluation import choose_clips
     from imdy_plugin.sim.imitator.named import find_imitator
-    from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks
+    from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks, recorded_cutoff
 
     with _friendly(), _progress():
         chosen = choose_clips(all_clips(data), clips or (), [activity])
-        walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed)
-        gap = compare_walks(walks, read_references(data), activity)
+        references = read_references(data)
+        cutoff = recorded_cutoff(references, activity)
+        walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed, cutoff=cutoff)
+        gap = compare_walks(walks, references, activity)
         draw_gap(folder / "gap.png", gap)
         gap.to_json(folder / "gap.json")
         out.print(gap.text(), soft_wrap=True)

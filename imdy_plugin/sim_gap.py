@@ -150,7 +150,13 @@ def simulated_cycles(walk: Walk) -> list[GaitCycle]:
     return [cycle for cycles in summary.cycles.values() for cycle in cycles]
 
 
-def imitate_walks(imitator: Imitator, clips: Sequence[Clip], backend: SimBackend, *, seed: int = 0) -> list[Walk]:
+def recorded_cutoff(references: Sequence[Reference], activity: str = "walk") -> float:
+    """Low-pass behind the recorded moments of an activity [Hz], the middle one; :data:`~imdy_plugin.sim.gap.MOMENT_CUTOFF` where none is told."""
+    told = [float(r.dataset.attrs["fc_coordinates"]) for r in references if r.activity == activity and "fc_coordinates" in r.dataset.attrs]
+    return float(np.median(told)) if told else MOMENT_CUTOFF
+
+
+def imitate_walks(imitator: Imitator, clips: Sequence[Clip], backend: SimBackend, *, seed: int = 0, cutoff: float = MOMENT_CUTOFF) -> list[Walk]:
     """Imitate clips of walking on level ground; one that fails, or that holds no gait cycle, is left out with a warning.
 
     Parameters
@@ -159,6 +165,8 @@ def imitate_walks(imitator: Imitator, clips: Sequence[Clip], backend: SimBackend
         See :func:`imdy_plugin.sim.imitator.evaluation.imitate`.
     clips
         What is imitated.
+    cutoff
+        Low-pass of the moments [Hz].
     """
     walks = []
     for done, clip in enumerate((c for c in clips if c.flat), 1):
@@ -166,7 +174,7 @@ def imitate_walks(imitator: Imitator, clips: Sequence[Clip], backend: SimBackend
         try:
             if imitated.failure:
                 raise InputError(f"'{clip.name}' failed: {imitated.failure}")
-            walk = walk_of(imitated)
+            walk = walk_of(imitated, cutoff)
             simulated_cycles(walk)
             walks.append(walk)
         except InputError as error:
@@ -271,11 +279,14 @@ class Gap:
         The people.
     roughness
         Mean over the simulated walks of what the low-pass took from the moments [N m/kg rms], by joint.
+    activity
+        What they do.
     """
 
     simulated: tuple[Person, ...]
     recorded: tuple[Person, ...]
     roughness: Mapping[str, float]
+    activity: str = "walk"
 
     def mean(self, people: Sequence[Person]) -> Array:
         """Mean curves of some people, each counting the same, ``(quantity, point)``."""
@@ -347,7 +358,7 @@ class Gap:
 
     def _filter_line(self) -> str:
         removed = ", ".join(f"{joint} {value:.3f}" for joint, value in self.roughness.items())
-        return f"Simulated moments were low-passed at {MOMENT_CUTOFF:g} Hz as the recorded ones were; that took away {removed} N m/kg rms."
+        return f"Simulated moments went through the low-pass of the recorded ones; that took away {removed or 'an unknown part'} N m/kg rms."
 
 
 _NUMBER_LINES = (
@@ -413,7 +424,7 @@ def compare_walks(simulated: Sequence[Walk], references: Sequence[Reference], ac
     rough = [walk.roughness for walk in simulated if walk.roughness is not None]
     roughness = dict(zip(LEG_JOINTS, np.mean(rough, axis=0).tolist(), strict=True)) if rough else {}
     simulated_people, recorded_people = (tuple(person_of(name, walks) for name, walks in group.items()) for group in (own, recorded))
-    return Gap(simulated_people, recorded_people, roughness)
+    return Gap(simulated_people, recorded_people, roughness, activity)
 
 
 def draw_gap(path: str | os.PathLike[str], gap: Gap) -> None:

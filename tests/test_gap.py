@@ -22,7 +22,18 @@ from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim.gap import LEG_JOINTS, Walk, headings, in_heading, leg_moments, low_pass, walk_of, walk_of_record
 from imdy_plugin.sim.imitator.evaluation import Imitated
 from imdy_plugin.sim.standin import build_standin
-from imdy_plugin.sim_gap import QUANTITIES, Gap, compare_walks, draw_gap, imitate_walks, person_of, recorded_cycles, recorded_walk, simulated_cycles
+from imdy_plugin.sim_gap import (
+    QUANTITIES,
+    Gap,
+    compare_walks,
+    draw_gap,
+    imitate_walks,
+    person_of,
+    recorded_cutoff,
+    recorded_cycles,
+    recorded_walk,
+    simulated_cycles,
+)
 
 Array = NDArray[np.float64]
 
@@ -286,6 +297,15 @@ def test_what_fails_or_does_not_walk_is_left_out_and_named(imitated: Imitated, m
         monkeypatch.setattr("imdy_plugin.sim_gap.imitate", lambda *args, got=got, **kwargs: got)
         with pytest.warns(DataWarning, match=why):
             assert imitate_walks(nobody, [made], nobody) == []
+
+
+def test_the_low_pass_is_that_of_the_recorded_people() -> None:
+    references = [_reference(str(i), activity="run") for i in range(3)]
+    assert recorded_cutoff(references, "run") == 6.0
+    for reference in references:
+        reference.dataset.attrs["fc_coordinates"] = 12.0
+    assert recorded_cutoff(references, "run") == 12.0
+    assert recorded_cutoff(references, "walk") == 6.0
 
 
 def test_nothing_to_compare_is_an_error() -> None:
