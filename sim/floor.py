@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from scipy.spatial.transform import Rotation
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
@@ -24,6 +25,9 @@ UNEVEN = 0.10
 """Where the heights of the soles in stance range over more [m], the ground is not level."""
 
 _STANDING_SPEED = 0.3
+_MOST_BENT = 70.0
+"""Toes bend no further than so many degrees from where they were."""
+
 _PRINT_DEVIATION, _SLOPE_DEVIATION = 0.01, 0.02
 """How much footprints scatter in height [m], and how much laboratories' floors slope."""
 
@@ -33,7 +37,8 @@ def grounded(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
 
     The floor is a plane through the lowest points of the soles where these are slower than 0.3 m/s. Where the plane says that the
     recording's vertical is off (laboratories' are, by a degree or two), the motion is turned upright; a slope is believed only as
-    far as the footprints cover ground, and not at all above :data:`STEEPEST` or where the footprints lie in no plane.
+    far as the footprints cover ground, and not at all above :data:`STEEPEST` or where the footprints lie in no plane. Toes that
+    would reach into the floor are bent up: few recordings tell how toes turn, and many models hold them rigid.
 
     Parameters
     ----------
@@ -48,18 +53,50 @@ def grounded(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
         Its ``attrs`` tell ``ground_shift`` [m], by how much the recording was lifted where it begins; ``ground_tilt`` [rad], the
         floor's slope that was taken out; ``floor_spread`` [m], the range (5 to 95 %) of the soles' heights in stance that is left.
     """
-    level, spread = _floor(_footprints(motion, person))
+    first, upright = _levelled(motion, person)
+    moved, more = _levelled(bent_toes(first, person), person)
+    spread = _spread(_footprints(moved, person), np.zeros(3))
+    lift = float(moved.root_position[0, 1] - motion.root_position[0, 1])
+    attrs = {**motion.attrs, "ground_shift": lift, "ground_tilt": float((more * upright).magnitude()), "floor_spread": spread}
+    return replace(bent_toes(moved, person), attrs=attrs)
+
+
+def _levelled(motion: BodyMotion, person: xr.Dataset) -> tuple[BodyMotion, Rotation]:
+    """The motion on a level floor at ``y = 0`` over the origin, and the rotation that levelled it."""
+    level = _floor(_footprints(motion, person))
     normal = np.array([-level[0], 1.0, -level[1]])
-    tilt = float(np.arccos(1 / np.linalg.norm(normal)))
     axis = np.cross(normal, UP)
-    upright = Rotation.from_rotvec(tilt * axis / max(float(np.linalg.norm(axis)), 1e-12))
+    upright = Rotation.from_rotvec(np.arccos(1 / np.linalg.norm(normal)) * axis / max(float(np.linalg.norm(axis)), 1e-12))
     start = motion.root_position[0]
-    under = np.array([start[0], level @ (start[0], start[2], 1.0), start[2]])
-    position = upright.apply(motion.root_position - under)
+    position = upright.apply(motion.root_position - (start[0], level @ (start[0], start[2], 1.0), start[2]))
     rotation = motion.rotation_wxyz.copy()
     rotation[:, 0] = (upright * Rotation.from_quat(rotation[:, 0], scalar_first=True)).as_quat(scalar_first=True)
-    attrs = {**motion.attrs, "ground_shift": float(-under[1]), "ground_tilt": tilt, "floor_spread": spread}
-    return replace(motion, root_position=position - position[0] * (1, 0, 1), rotation_wxyz=rotation, attrs=attrs)
+    return replace(motion, root_position=position - position[0] * (1, 0, 1), rotation_wxyz=rotation), upright
+
+
+def bent_toes(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
+    """The motion with toes bent up about their joint where they would reach below the floor and below the ball of the foot."""
+    rotation = motion.rotation_wxyz.copy()
+    turned, place, soles = global_rotations(motion), joint_positions(motion, joint_offsets(person)), sole_points(person)
+    angles = np.radians(np.arange(0.0, _MOST_BENT + 1.0, 2.0))
+    for side in ("right", "left"):
+        rear, toes = JOINTS.index(f"{side}_ankle"), JOINTS.index(f"{side}_foot")
+        ball = (place[:, None, rear, 1] + np.einsum("tj,pj->tp", turned[:, rear, 1], soles[f"{side}_ankle"])).min(axis=1)
+        bent = Rotation.from_rotvec(np.outer(angles, [0.0, 0.0, 1.0])).as_matrix()
+        height = place[:, toes, 1][:, None, None] + np.einsum("tj,ajk,pk->tap", turned[:, toes, 1], bent, soles[f"{side}_foot"])
+        depth = np.minimum(ball, 0.0)[:, None] - height.min(axis=2)
+        chosen = np.where((depth > 1e-4).all(axis=1), np.argmin(depth, axis=1), np.argmax(depth <= 1e-4, axis=1))
+        extra = _gently(angles[chosen], motion.rate)
+        rotation[:, toes] = (Rotation.from_quat(rotation[:, toes], scalar_first=True) * Rotation.from_rotvec(np.outer(extra, [0.0, 0.0, 1.0]))).as_quat(
+            scalar_first=True
+        )
+    return replace(motion, rotation_wxyz=rotation)
+
+
+def _gently(angle: Array, rate: float) -> Array:
+    """An angle that is nowhere less than the one given and has no steps: its maximum and then its mean over a twentieth of a second."""
+    width = max(1, 2 * round(rate / 40) + 1)
+    return np.asarray(uniform_filter1d(maximum_filter1d(angle, width, mode="nearest"), width, mode="nearest"))
 
 
 def lowest_points(motion: BodyMotion, person: xr.Dataset) -> Array:
@@ -85,8 +122,8 @@ def _footprints(motion: BodyMotion, person: xr.Dataset) -> Array:
     return slow if len(slow) >= 5 else np.asarray(points[lowest])
 
 
-def _floor(points: Array) -> tuple[Array, float]:
-    """A floor ``y = a x + b z + c`` through footprints, and the range of heights (5 to 95 %) about it [m].
+def _floor(points: Array) -> Array:
+    """A floor ``y = a x + b z + c`` through footprints, as ``(a, b, c)``.
 
     Footprints are gathered in squares of a tenth of a metre that count the same; iteratively reweighted least squares (Huber).
     """
@@ -100,11 +137,9 @@ def _floor(points: Array) -> tuple[Array, float]:
         plane = np.linalg.solve((columns.T * weight) @ columns + prior, (columns.T * weight) @ place[:, 1])
         weight = np.minimum(1.0, _PRINT_DEVIATION / np.maximum(np.abs(place[:, 1] - columns @ plane), 1e-9))
     level = np.array([plane[0], plane[1], plane[2] - plane[:2] @ middle])
-    spread = _spread(points, level)
-    if np.hypot(*plane[:2]) > np.tan(STEEPEST) or spread > UNEVEN:
-        level = np.array([0.0, 0.0, float(np.median(points[:, 1]))])
-        spread = _spread(points, level)
-    return level, spread
+    if np.hypot(*plane[:2]) > np.tan(STEEPEST) or _spread(points, level) > UNEVEN:
+        return np.array([0.0, 0.0, float(np.median(points[:, 1]))])
+    return level
 
 
 def _spread(points: Array, level: Array) -> float:
