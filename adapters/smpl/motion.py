@@ -91,7 +91,7 @@ class BodyMotion:
 def global_rotations(motion: BodyMotion) -> Array:
     """Rotation matrices of the bodies against the ground, ``(time, 24, 3, 3)``."""
     local = _rotation(motion.rotation_wxyz.reshape(-1, 4)).as_matrix().reshape(len(motion), len(JOINTS), 3, 3)
-    turned = np.empty_like(local)
+    turned: Array = np.empty_like(local)
     for joint, parent in enumerate(PARENTS):
         turned[:, joint] = local[:, joint] if parent < 0 else turned[:, parent] @ local[:, joint]
     return turned
