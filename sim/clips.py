@@ -59,6 +59,10 @@ _CMU_ACTIVITIES = {
 """What the database's descriptions say, by subject or by trial."""
 
 
+_CMU_UNSOUND = ("05_05", "05_06")
+"""Feet that stand range over more than 12 cm in height, by what the joints' places say, and a leg snaps in up to half of the frames."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """A recorded motion and the body that it fits.
@@ -81,6 +85,10 @@ class Clip:
         Whether the ground is level.
     touches_objects
         Whether the person holds, throws or leans on something that the simulation lacks.
+    sound
+        Whether the recorded skeleton holds together: feet that stand are on one floor, knees do not snap all the time.
+    whole_body
+        Whether trunk and arms were recorded; otherwise the trunk is upright and the arms hang.
     """
 
     name: str
@@ -92,6 +100,8 @@ class Clip:
     flat: bool
     touches_objects: bool
     _load: Callable[[], tuple[BodyMotion, xr.Dataset]]
+    sound: bool = True
+    whole_body: bool = True
 
     def load(self) -> tuple[BodyMotion, xr.Dataset]:
         """The motion at :data:`RATE` and the person's model."""
@@ -155,6 +165,7 @@ def _cmu_clip(path: Path) -> Clip:
         flat=activity not in ("uneven terrain",),
         touches_objects=activity in ("basketball", "swordplay", "playground"),
         _load=lambda: _load_bvh(path),
+        sound=trial not in _CMU_UNSOUND,
     )
 
 
@@ -164,11 +175,15 @@ def _model_clips(data_dir: Path) -> list[Clip]:
     for path in sorted((data_dir / "references").glob("*.nc")):
         with h5netcdf.File(path, "r") as opened:  # xarray takes a tenth of a second for each
             if "coordinate_value" in opened.variables:
-                found.append(_model_clip(data_dir, path, dict(opened.attrs)))
+                found.append(_model_clip(data_dir, path, dict(opened.attrs), [_text(name) for name in opened.variables["coordinate"][:]]))
     return found
 
 
-def _model_clip(data_dir: Path, path: Path, attrs: dict[str, Any]) -> Clip:
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _model_clip(data_dir: Path, path: Path, attrs: dict[str, Any], coordinates: list[str]) -> Clip:
     source, _, trial = path.stem.partition("__")
     person = f"{source}/{attrs['subject']}"
     return Clip(
@@ -181,6 +196,7 @@ def _model_clip(data_dir: Path, path: Path, attrs: dict[str, Any]) -> Clip:
         flat=True,
         touches_objects=attrs["activity"] == "sit_to_stand",
         _load=lambda: _load_coordinates(data_dir, path, person),
+        whole_body=all(any(name.startswith(part) for name in coordinates) for part in ("lumbar_", "arm_")),
     )
 
 

@@ -69,6 +69,7 @@ def test_the_catalogue_holds_every_recording(catalogue: list[Clip]) -> None:
     assert sum(clip.source == "cmu" for clip in catalogue) == 85
     assert len(catalogue) > 180
     assert {clip.source for clip in catalogue if not clip.may_train} == {"hamner", "arnold"}
+    assert {clip.source for clip in catalogue if not clip.whole_body} == {"rbds"}
     held = {(clip.source, clip.activity) for clip in catalogue if clip.held_out}
     assert {("cmu", "walk"), ("cmu", "run"), ("cmu", "dance")} <= held
     assert 0.07 < np.mean([clip.held_out for clip in catalogue if clip.source == "cmu"]) < 0.13

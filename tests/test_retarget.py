@@ -18,7 +18,7 @@ from imdy_plugin.adapters.opensim_model import OpenSimModelAdapter
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import FROM_SMPL, JOINTS
 from imdy_plugin.errors import DataWarning, InputError, UnknownNameError
-from imdy_plugin.sim.floor import grounded, lowest_points
+from imdy_plugin.sim.floor import bent_toes, grounded, lowest_points
 from imdy_plugin.sim.retarget import CMU_UNIT, retarget_bvh, retarget_coordinates, smoothed
 from imdy_plugin.sim.standin import build_standin, default_offsets, joint_offsets
 from imdy_plugin.solvers.multibody.mechanics import body_mechanics
@@ -328,6 +328,27 @@ def test_stairs_are_not_levelled() -> None:
     climbing = grounded(BodyMotion(time, position, rotation), person)
     assert climbing.attrs["ground_tilt"] == 0.0
     assert climbing.attrs["floor_spread"] > 0.3
+
+
+def test_toes_bend_where_they_would_reach_into_the_floor() -> None:
+    person = build_standin()
+    standing_at = float(person["coordinate_default"].sel(coordinate="pelvis_ty"))
+    frames = 121
+    pitch = np.radians(45) * np.clip(np.linspace(-0.5, 1.5, frames), 0, 1)
+    rotation = np.tile([1.0, 0, 0, 0], (frames, 24, 1))
+    rotation[:, JOINTS.index("right_ankle")] = Rotation.from_rotvec(np.outer(-pitch, [0, 0, 1])).as_quat(scalar_first=True)
+    flat = BodyMotion(np.arange(frames) / RATE, np.tile([0, standing_at, 0], (frames, 1)), rotation)
+    ball = joint_positions(flat, joint_offsets(person))[:, JOINTS.index("right_foot"), 1]
+    raised = replace(flat, root_position=flat.root_position + np.outer(ball[0] - ball, [0, 1, 0]))  # onto the ball of the foot
+    before, after = (lowest_points(m, person)[:, 0, 1] for m in (raised, bent_toes(raised, person)))
+    assert before.min() < -0.03
+    assert (after - before).min() > -1e-9
+    toes = Rotation.from_quat(bent_toes(raised, person).rotation_wxyz[:, JOINTS.index("right_foot")], scalar_first=True).as_rotvec()[:, 2]
+    assert toes[0] == pytest.approx(0.0, abs=1e-9)
+    assert np.degrees(toes[-1]) > 25
+    assert after.min() > before.min() + 0.02
+    left = JOINTS.index("left_foot")
+    np.testing.assert_array_equal(bent_toes(flat, person).rotation_wxyz[:, left], flat.rotation_wxyz[:, left])
 
 
 def test_the_lowest_point_is_on_the_sole() -> None:
