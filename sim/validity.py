@@ -8,6 +8,9 @@ the recorded torques, and leave nothing for the free root:
 They are evaluated from the person's model dataset by :mod:`~imdy_plugin.sim.dynamics`, which shares nothing with the engine that
 made the record, and on the numbers as they are stored. What is left over is given in body weights and in body weights times body
 height; a hidden force of a newton is a thousand times the limit.
+
+Nor may help come under the name of the ground: it pushes and does not pull, drags no more than friction lets it, and acts on what
+is near it.
 """
 
 from __future__ import annotations
@@ -19,12 +22,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.sim.dynamics import BodyTree, Placement, place, required_force, tree_of
+from imdy_plugin.sim.humanoid import FRICTION
 from imdy_plugin.sim.records import acceleration_of, position_of, velocity_of, with_variables
 
 Array = NDArray[np.float64]
 
 LIMIT = 1e-6
 """Largest unexplained force of a valid frame in body weights, and moment in body weights times body height."""
+
+NEAR_GROUND = 0.3
+"""A body whose joints and centre of mass are all higher [m] is not touched by the ground."""
+
+_SLACK = 1e-5
+"""Force [body weights] by which an engine may miss the cone of friction."""
 
 FAILURE_DISTANCE = 0.5
 """Mean distance of the joints from the reference's [m] at which an imitation has failed (Luo et al. 2023)."""
@@ -40,15 +50,18 @@ class Residual:
         Largest component of the force on the root, in body weights, ``(time,)``.
     moment
         Largest component of the moment on the root or on any joint, in body weights times body height, ``(time,)``.
+    lawful_ground
+        Frames in which what is called the ground's force can be the ground's, ``(time,)``.
     """
 
     force: Array
     moment: Array
+    lawful_ground: NDArray[np.bool_]
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Frames in which both are within :data:`LIMIT`; a number that is not finite is not."""
-        return np.asarray((self.force <= LIMIT) & (self.moment <= LIMIT))
+        """Frames in which both are within :data:`LIMIT` (a number that is not finite is not) and the ground is the ground."""
+        return np.asarray((self.force <= LIMIT) & (self.moment <= LIMIT) & self.lawful_ground)
 
 
 def residual(record: xr.Dataset, person: xr.Dataset) -> Residual:
@@ -72,7 +85,27 @@ def _residual(record: xr.Dataset, tree: BodyTree, placed: Placement, height: flo
     left = required_force(tree, placed, velocity_of(record), acceleration_of(record), force, moment)
     left[:, 6:] -= record["torque"].values[:, 0].reshape(len(left), -1)
     largest = np.abs(left)
-    return Residual(largest[:, :3].max(axis=1) / tree.weight, largest[:, 3:].max(axis=1) / (tree.weight * height))
+    lawful = lawful_ground(tree, placed, force)
+    return Residual(largest[:, :3].max(axis=1) / tree.weight, largest[:, 3:].max(axis=1) / (tree.weight * height), lawful)
+
+
+def lawful_ground(tree: BodyTree, placed: Placement, force: Array) -> NDArray[np.bool_]:
+    """Frames in which forces on the bodies ``(time, body, 3)`` [N] push, lie in the cone of friction and act near the ground, ``(time,)``."""
+    across = np.hypot(force[..., 0], force[..., 2])
+    pushes = across <= FRICTION * force[..., 1] + _SLACK * tree.weight
+    touched = (force != 0.0).any(axis=-1)
+    return np.asarray((pushes & (~touched | (_lowest(tree, placed) < NEAR_GROUND))).all(axis=1))
+
+
+def _lowest(tree: BodyTree, placed: Placement) -> Array:
+    """Height of the lowest of each body's joints and centre of mass [m], ``(time, body)``."""
+    origin = placed.origin[1] + placed.root[1]
+    center = origin + np.einsum("jtb,bj->tb", placed.rotation[1], tree.center)
+    lowest = np.minimum(origin, center)
+    for body, parent in enumerate(tree.parents):
+        if parent >= 0:
+            np.minimum(lowest[:, parent], origin[:, body], out=lowest[:, parent])
+    return lowest
 
 
 def checked(record: xr.Dataset, person: xr.Dataset) -> xr.Dataset:
