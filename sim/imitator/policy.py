@@ -96,7 +96,7 @@ class Scaler(nn.Module):
         total = self.count + count
         change = values.mean(dim=0) - self.mean
         squares = self.variance * self.count + values.var(dim=0, correction=0) * count + change.square() * self.count * count / total
-        self.mean += change * count / total
+        self.mean.add_(change * count / total)
         self.variance.copy_(squares / total)
         self.count.copy_(total)
 
@@ -121,8 +121,8 @@ def mlp(inputs: int, hidden: tuple[int, ...], outputs: int, last: float = 1.0) -
         layers += [nn.Linear(before, after), nn.SiLU()]
     output = nn.Linear((inputs, *hidden)[-1], outputs)
     with torch.no_grad():
-        output.weight *= last
-        output.bias *= last
+        output.weight.mul_(last)
+        output.bias.mul_(last)
     return nn.Sequential(*layers, output)
 
 
@@ -158,7 +158,7 @@ class PolicyNetwork(nn.Module):
     def act(self, observation: NDArray[np.float32]) -> Array:
         """Actions ``(world, 69)`` for observations ``(world, observation)``, the same for the same."""
         device = next(self.parameters()).device
-        return self(torch.from_numpy(observation).to(device)).double().cpu().numpy()  # type: ignore[no-any-return]
+        return np.asarray(self(torch.from_numpy(observation).to(device)).double().cpu())
 
 
 class PolicyImitator(Imitator):
@@ -203,7 +203,7 @@ class _PolicyController(Controller):
         body = kinematics(position[None], velocity[None], self._reference.offsets)
         frames = [np.array([min(frame + k, len(self._reference) - 1)]) for k in self._config.ahead]
         action = self._network.act(observe(body, [self._reference.body[at] for at in frames]))[0]
-        return self._reference.base(frame, self._config.action) + action
+        return np.asarray(self._reference.base(frame, self._config.action) + action)
 
 
 def save_policy(network: PolicyNetwork, path: str | Path, card: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ class PpoConfig:
     value_hidden: tuple[int, ...] = (512, 256)
 
 
-class _Actor(GaussianMixin, Model):
+class _Actor(GaussianMixin, Model):  # type: ignore[misc]
     """The policy as skrl takes it: a Gaussian of fixed width about what the network says."""
 
     def __init__(self, network: PolicyNetwork, log_deviation: float, spaces: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class _Actor(GaussianMixin, Model):
         return mean, {"log_std": torch.full_like(mean, self._log_deviation)}
 
 
-class _Critic(DeterministicMixin, Model):
+class _Critic(DeterministicMixin, Model):  # type: ignore[misc]
     """The value as skrl takes it."""
 
     def __init__(self, network: nn.Module, spaces: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def imitation_reward(body: Kinematics, reference: Kinematics, config: RewardConf
         (config.velocity, np.square(reference.velocity - body.velocity).mean(axis=(1, 2))),
         (config.angular_velocity, np.square(reference.angular_velocity - body.angular_velocity).mean(axis=(1, 2))),
     )
-    return np.sum([weight * np.exp(-sharpness * error) for (weight, sharpness), error in errors], axis=0)
+    return np.asarray(np.sum([weight * np.exp(-sharpness * error) for (weight, sharpness), error in errors], axis=0))
 
 
 def power_cost(torque: Array, velocity: Array, config: RewardConfig | None = None) -> Array:
@@ -59,7 +59,7 @@ def power_cost(torque: Array, velocity: Array, config: RewardConfig | None = Non
         Of the joints after the step, ``(world, 69)`` [rad/s].
     """
     config = config or RewardConfig()
-    return config.power * np.abs(torque * velocity[:, None]).sum(axis=2).mean(axis=1)
+    return np.asarray(config.power * np.abs(torque * velocity[:, None]).sum(axis=2).mean(axis=1))
 
 
 def approach_reward(body: Kinematics, before: Kinematics, reference: Kinematics) -> Array:
@@ -71,7 +71,7 @@ def approach_reward(body: Kinematics, before: Kinematics, reference: Kinematics)
 def rotation_angles(a: Array, b: Array) -> Array:
     """Angles [rad] between rotation matrices ``(..., 3, 3)``."""
     trace = np.einsum("...ij,...ij->...", a, b)
-    return np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0))
+    return np.asarray(np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0)))
 
 
 def failed(body: Kinematics, reference: Kinematics, *, rule: Literal["any", "mean"] = "any", limit: float = 0.25) -> NDArray[np.bool_]:

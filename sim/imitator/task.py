@@ -272,13 +272,13 @@ class ImitationTask:
     def _look(self) -> Flags:
         """Take in the state of everybody; says who has left the numbers, and is put at the reference for want of a state."""
         position, velocity = self._running.state()
-        gone = ~(np.isfinite(position).all(axis=1) & np.isfinite(velocity).all(axis=1))
+        gone = ~np.isfinite(np.concatenate([position, velocity], axis=1)).all(axis=1)
         if gone.any():
             known = self.library.state(self.clip, self.frame)
             position, velocity = (np.where(gone[:, None], k, v) for k, v in zip(known, (position, velocity), strict=True))
         self.position, self.velocity = position, velocity
         self.body = kinematics(position, velocity, self._offsets)
-        return gone
+        return np.asarray(gone)
 
     def _reward(self, before: Kinematics, reference: Kinematics, waiting: Flags) -> Array:
         """Imitation; for who is getting up and still far from the reference, coming nearer."""

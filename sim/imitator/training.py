@@ -367,7 +367,8 @@ class _Run:
 
     def _last_rows(self) -> list[dict[str, float | str]]:
         """The last row of each stage."""
-        return [row for row, following in zip(self.rows, [*self.rows[1:], {"stage": ""}], strict=True) if row["stage"] != following["stage"]]
+        following = [*(row["stage"] for row in self.rows[1:]), ""]
+        return [row for row, then in zip(self.rows, following, strict=True) if row["stage"] != then]
 
 
 def compose(primitives: Sequence[PolicyNetwork], config: PolicyConfig) -> PolicyNetwork:
