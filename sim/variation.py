@@ -159,10 +159,17 @@ def scaled_person(person: xr.Dataset, lengths: Array, mass: float, name: str) ->
     for variable in ("body_center_of_mass", "body_inertia", "joint_parent_location", "marker_location"):
         scaled[variable].attrs.update(person[variable].attrs)
     stands = _stature(joint_offsets(scaled)) / _stature(joint_offsets(person))
-    scaled["coordinate_default"] = person["coordinate_default"].copy(data=person["coordinate_default"].values * stands)
     changed = {"name": f"{person.attrs['name']}~{name}", "mass": float(masses.sum()), "height": float(person.attrs["height"]) * stands}
     changed |= _sole_attrs(person, lambda body, points: points * factor[body], str)
-    return add_log(scaled.assign_attrs(changed), f"scaled: variation {name}, height {stands:.4f}, mass {mass:.4f} of {person.attrs['name']}")
+    scaled = scaled.assign_attrs(changed)
+    default = person["coordinate_default"].copy(deep=True)
+    default.loc[{"coordinate": person.attrs["root_coordinates"][1]}] += _sole_level(person) - _sole_level(scaled)
+    return add_log(scaled.assign(coordinate_default=default), f"scaled: variation {name}, height {stands:.4f}, mass {mass:.4f} of {person.attrs['name']}")
+
+
+def _sole_level(person: xr.Dataset) -> float:
+    """Height of the soles' lowest point over the pelvis's joint in the T-pose [m]."""
+    return float(sole_heights(BodyMotion(np.zeros(1), np.zeros((1, 3)), np.tile([1.0, 0.0, 0.0, 0.0], (1, len(JOINTS), 1))), person)[0])
 
 
 def _stature(offsets: Array) -> float:
