@@ -457,6 +457,7 @@ def imitate_gap(
     imitator: ImitatorOption = "tracker",
     backend: BackendOption = "mujoco",
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    records: Annotated[Path | None, typer.Option("--records", help="Folder of collected records to take instead of imitating clips now.")] = None,
     folder: OutOption = Path("imdy_results"),
 ) -> None:
     """Lay ground forces and joint moments of simulated gait over those of recorded people."""
@@ -465,13 +466,17 @@ def imitate_gap(
     from imdy_plugin.sim.clips import clips as all_clips
     from imdy_plugin.sim.imitator.evaluation import choose_clips
     from imdy_plugin.sim.imitator.named import find_imitator
-    from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks, recorded_cutoff
+    from imdy_plugin.sim.records import open_store
+    from imdy_plugin.sim_gap import compare_walks, draw_gap, imitate_walks, recorded_cutoff, stored_walks
 
     with _friendly(), _progress():
-        chosen = choose_clips(all_clips(data), clips or (), [activity])
         references = read_references(data)
         cutoff = recorded_cutoff(references, activity)
-        walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed, cutoff=cutoff)
+        if records:
+            walks = stored_walks(open_store(records), activity, cutoff=cutoff)
+        else:
+            chosen = choose_clips(all_clips(data), clips or (), [activity])
+            walks = imitate_walks(find_imitator(imitator), chosen, registry.get_sim_backend(backend), seed=seed, cutoff=cutoff)
         gap = compare_walks(walks, references, activity)
         draw_gap(folder / "gap.png", gap)
         gap.to_json(folder / "gap.json")

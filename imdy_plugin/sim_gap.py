@@ -6,7 +6,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from imdy_plugin.progress import report_progress
 from imdy_plugin.references import FEET, Reference, feet_array
 from imdy_plugin.runs import runs
 from imdy_plugin.schema import GRAVITY
-from imdy_plugin.sim.gap import EXTENSION, LEG_JOINTS, MOMENT_CUTOFF, Walk, in_heading, walk_of
+from imdy_plugin.sim.gap import EXTENSION, LEG_JOINTS, MOMENT_CUTOFF, Walk, in_heading, walk_of, walk_of_record
 from imdy_plugin.sim.imitator.evaluation import imitate
 from imdy_plugin.sim.pictures import DPI, drawing_style
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from imdy_plugin.interfaces import SimBackend
     from imdy_plugin.sim.clips import Clip
     from imdy_plugin.sim.imitator.base import Imitator
+    from imdy_plugin.sim.records import RecordStore
 
 Array = NDArray[np.float64]
 
@@ -168,19 +169,55 @@ def imitate_walks(imitator: Imitator, clips: Sequence[Clip], backend: SimBackend
     cutoff
         Low-pass of the moments [Hz].
     """
-    walks = []
-    for done, clip in enumerate((c for c in clips if c.flat), 1):
+    walks: list[Walk] = []
+    level = [clip for clip in clips if clip.flat]
+    for done, clip in enumerate(level, 1):
         imitated = imitate(imitator, *clip.load(), backend, seed=seed)
-        try:
-            if imitated.failure:
-                raise InputError(f"'{clip.name}' failed: {imitated.failure}")
-            walk = walk_of(imitated, cutoff)
-            simulated_cycles(walk)
-            walks.append(walk)
-        except InputError as error:
-            warnings.warn(f"left out: {error}", DataWarning, stacklevel=2)
-        report_progress("imitation", done, len(clips))
+        if imitated.failure:
+            warnings.warn(f"left out: '{clip.name}' failed: {imitated.failure}", DataWarning, stacklevel=2)
+        else:
+            walks += _whole(walk_of, imitated, cutoff)
+        report_progress("imitation", done, len(level))
     return walks
+
+
+def stored_walks(store: RecordStore, activity: str = "walk", *, cutoff: float = MOMENT_CUTOFF) -> list[Walk]:
+    """Walks among collected records; one that failed is left out, one that holds no gait cycle likewise, with a warning.
+
+    Parameters
+    ----------
+    store
+        The records.
+    activity
+        What is taken.
+    cutoff
+        Low-pass of the moments [Hz].
+
+    Raises
+    ------
+    InputError
+        The store holds none of this activity.
+    """
+    kept = {name: store.attrs(name) for name in store.names()}
+    names = [name for name, attrs in kept.items() if attrs["activity"] == activity and not attrs["failed_frames"]]
+    if not names:
+        raise InputError(f"{store.folder} holds {len(kept)} episodes, none of '{activity}' that did not fail")
+    walks: list[Walk] = []
+    for done, name in enumerate(names, 1):
+        walks += _whole(walk_of_record, store.open(name), cutoff)
+        report_progress("records", done, len(names))
+    return walks
+
+
+def _whole(make: Callable[[Any, float], Walk], source: Any, cutoff: float) -> list[Walk]:
+    """The walk, or nothing and a warning where it holds no gait cycle."""
+    try:
+        walk = make(source, cutoff)
+        simulated_cycles(walk)
+    except InputError as error:
+        warnings.warn(f"left out: {error}", DataWarning, stacklevel=3)
+        return []
+    return [walk]
 
 
 # --- what is compared ------------------------------------------------------------------------------------------------------------------------------
@@ -352,13 +389,14 @@ class Gap:
         for quantity in QUANTITIES:
             unit = "body weights" if quantity in FORCES else "N m/kg"
             times = ours[quantity] / theirs[quantity] if theirs[quantity] else math.nan
-            beside = f"; a recorded person is {theirs[quantity]:.3f} from the mean of the others, {times:.1f} times less" if math.isfinite(times) else ""
+            beside = f", {times:.1f} times what a recorded person is from the mean of the others ({theirs[quantity]:.3f})" if math.isfinite(times) else ""
             lines.append(f"{_TITLES[quantity]}: mean curves differ by {ours[quantity]:.3f} {unit} rms{beside}.")
         return lines
 
     def _filter_line(self) -> str:
         removed = ", ".join(f"{joint} {value:.3f}" for joint, value in self.roughness.items())
-        return f"Simulated moments went through the low-pass of the recorded ones; that took away {removed or 'an unknown part'} N m/kg rms."
+        took = f"; that took away {removed} N m/kg rms" if removed else ""
+        return f"Simulated moments went through the low-pass of the recorded ones{took}."
 
 
 _NUMBER_LINES = (

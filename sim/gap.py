@@ -83,15 +83,13 @@ def walk_of(imitated: Imitated, cutoff: float = MOMENT_CUTOFF) -> Walk:
     return _walk(imitated.imitation, imitated.torque.mean(axis=1).reshape(-1, len(JOINTS) - 1, 3), force, person, imitated.mass, cutoff)
 
 
-def walk_of_record(record: xr.Dataset, mass: float, cutoff: float = MOMENT_CUTOFF) -> Walk:
+def walk_of_record(record: xr.Dataset, cutoff: float = MOMENT_CUTOFF) -> Walk:
     """The legs of a record of simulated people (:data:`imdy_plugin.sim.records.VARIABLES`).
 
     Parameters
     ----------
     record
-        The record; frames after a failure are left out.
-    mass
-        Body mass [kg].
+        The record, with ``mass`` [kg], ``clip`` and ``person`` among its attributes; frames after a failure are left out.
     cutoff
         Low-pass of the moments [Hz].
     """
@@ -99,12 +97,11 @@ def walk_of_record(record: xr.Dataset, mass: float, cutoff: float = MOMENT_CUTOF
     kept = record.isel(time=slice(0, int(failed[0]) if failed.size else None))
     joints = list(JOINTS)
     rotation = kept["rotation_wxyz"].sel(body=joints).transpose("time", "body", "quaternion").values
-    name, person = str(record.attrs.get("clip", record.attrs.get("name", ""))), str(record.attrs.get("person", ""))
-    motion = BodyMotion(kept["time"].values, kept["root_position"].values, rotation, name)
+    motion = BodyMotion(kept["time"].values, kept["root_position"].values, rotation, str(record.attrs["clip"]))
     torque = kept["torque"].mean("substep").sel(joint=joints[1:]).transpose("time", "joint", "axis").values[:-1]
     ground = kept["mean_ground_force"].transpose("time", "body", "axis")
     force = np.stack([ground.sel(body=[f"{side}_ankle", f"{side}_foot"]).sum("body").values[:-1] for side in SIDES], axis=1)
-    return _walk(motion, torque, force, person, mass, cutoff)
+    return _walk(motion, torque, force, str(record.attrs["person"]), float(record.attrs["mass"]), cutoff)
 
 
 def _walk(motion: BodyMotion, torque: Array, force: Array, person: str, mass: float, cutoff: float) -> Walk:

@@ -33,6 +33,7 @@ from imdy_plugin.sim_gap import (
     recorded_cycles,
     recorded_walk,
     simulated_cycles,
+    stored_walks,
 )
 
 Array = NDArray[np.float64]
@@ -185,13 +186,13 @@ def test_the_legs_of_a_record_are_those_of_the_imitation(imitated: Imitated) -> 
             "failed": ("time", np.zeros(61, bool)),
         },
         coords={"time": imitated.imitation.time, "body": bodies, "joint": bodies[1:], "axis": axes, "quaternion": list("wxyz")},
-        attrs={"clip": "still", "person": "made/somebody"},
+        attrs={"clip": "still", "person": "made/somebody", "mass": MASS},
     )
-    ours, theirs = walk_of(imitated), walk_of_record(record.isel(body=slice(None, None, -1)), MASS)
+    ours, theirs = walk_of(imitated), walk_of_record(record.isel(body=slice(None, None, -1)))
     assert theirs.force == pytest.approx(ours.force)
     assert theirs.moment == pytest.approx(ours.moment)
     record["failed"][40:] = True
-    assert len(walk_of_record(record, MASS).time) == 39
+    assert len(walk_of_record(record).time) == 39
 
 
 def test_a_few_steps_are_no_walk(imitated: Imitated) -> None:
@@ -297,6 +298,28 @@ def test_what_fails_or_does_not_walk_is_left_out_and_named(imitated: Imitated, m
         monkeypatch.setattr("imdy_plugin.sim_gap.imitate", lambda *args, got=got, **kwargs: got)
         with pytest.warns(DataWarning, match=why):
             assert imitate_walks(nobody, [made], nobody) == []
+
+
+def test_records_that_failed_or_do_something_else_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    attrs = {"good": ("walk", 0), "fell": ("walk", 3), "ran": ("run", 0)}
+
+    class Store:
+        folder = "store"
+
+        def names(self) -> list[str]:
+            return list(attrs)
+
+        def attrs(self, name: str) -> dict[str, object]:
+            return {"activity": attrs[name][0], "failed_frames": attrs[name][1]}
+
+        def open(self, name: str) -> str:
+            return name
+
+    store: Any = Store()
+    monkeypatch.setattr("imdy_plugin.sim_gap.walk_of_record", lambda record, cutoff: _walk(name=record))
+    assert [w.name for w in stored_walks(store)] == ["good"]
+    with pytest.raises(InputError, match="3 episodes, none of 'jump'"):
+        stored_walks(store, "jump")
 
 
 def test_the_low_pass_is_that_of_the_recorded_people() -> None:
