@@ -53,16 +53,18 @@ def grounded(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
         Its ``attrs`` tell ``ground_shift`` [m], by how much the recording was lifted where it begins; ``ground_tilt`` [rad], the
         floor's slope that was taken out; ``floor_spread`` [m], the range (5 to 95 %) of the soles' heights in stance that is left.
     """
-    first, upright = _levelled(motion, person)
-    moved, more = _levelled(bent_toes(first, person), person)
+    toes = [JOINTS.index("right_foot"), JOINTS.index("left_foot")]
+    rotation = motion.rotation_wxyz.copy()
+    rotation[:, toes] = bent_toes(_levelled(motion, person)[0], person).rotation_wxyz[:, toes]
+    moved, tilt = _levelled(replace(motion, rotation_wxyz=rotation), person)
     spread = _spread(_footprints(moved, person), np.zeros(3))
     lift = float(moved.root_position[0, 1] - motion.root_position[0, 1])
-    attrs = {**motion.attrs, "ground_shift": lift, "ground_tilt": float((more * upright).magnitude()), "floor_spread": spread}
+    attrs = {**motion.attrs, "ground_shift": lift, "ground_tilt": tilt, "floor_spread": spread}
     return replace(bent_toes(moved, person), attrs=attrs)
 
 
-def _levelled(motion: BodyMotion, person: xr.Dataset) -> tuple[BodyMotion, Rotation]:
-    """The motion on a level floor at ``y = 0`` over the origin, and the rotation that levelled it."""
+def _levelled(motion: BodyMotion, person: xr.Dataset) -> tuple[BodyMotion, float]:
+    """The motion on a level floor at ``y = 0`` over the origin, and by how much it was turned [rad]."""
     level = _floor(_footprints(motion, person))
     normal = np.array([-level[0], 1.0, -level[1]])
     axis = np.cross(normal, UP)
@@ -71,7 +73,7 @@ def _levelled(motion: BodyMotion, person: xr.Dataset) -> tuple[BodyMotion, Rotat
     position = upright.apply(motion.root_position - (start[0], level @ (start[0], start[2], 1.0), start[2]))
     rotation = motion.rotation_wxyz.copy()
     rotation[:, 0] = (upright * Rotation.from_quat(rotation[:, 0], scalar_first=True)).as_quat(scalar_first=True)
-    return replace(motion, root_position=position - position[0] * (1, 0, 1), rotation_wxyz=rotation), upright
+    return replace(motion, root_position=position - position[0] * (1, 0, 1), rotation_wxyz=rotation), float(upright.magnitude())
 
 
 def bent_toes(motion: BodyMotion, person: xr.Dataset) -> BodyMotion:
