@@ -51,6 +51,12 @@ SOLE_RADIUS = 0.012
 
 FRICTION = 1.0
 
+_SOFTNESS = {"solref": [0.02, 1.0], "solimp": [0.0, 0.95, 0.01, 0.5, 2.0]}
+"""Contact gives way as padded heels and shoes do: standing people sink in by 7 mm, and force sets in without a jump."""
+
+STANDING_DEPTH = 0.006
+"""How deep the soles of somebody who stands are in the ground [m], about."""
+
 _FLESH_DENSITY = 1000.0
 
 
@@ -201,6 +207,7 @@ def add_ground(spec: mujoco.MjSpec) -> None:
         friction=[FRICTION, 0.005, 0.0001],
         contype=1,
         conaffinity=2,
+        **_SOFTNESS,
     )
 
 
@@ -242,7 +249,7 @@ def add_flesh(body: mujoco.MjsBody, mass: float, ends: Array, center: Array) -> 
     body.add_geom(name=body.name, type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=[radius, 0, 0], fromto=inner.reshape(-1), **_TOUCHES_GROUND)
 
 
-_TOUCHES_GROUND = {"contype": 2, "conaffinity": 0, "friction": [FRICTION, 0.005, 0.0001], "mass": 0.0}
+_TOUCHES_GROUND = {"contype": 2, "conaffinity": 0, "friction": [FRICTION, 0.005, 0.0001], "mass": 0.0} | _SOFTNESS
 
 
 def _add_actuators(spec: mujoco.MjSpec, mass: float) -> None:
