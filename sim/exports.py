@@ -23,7 +23,6 @@ from imdy_plugin.errors import InputError
 from imdy_plugin.sim.humanoid import BODIES, humanoid_spec, joint_gains
 from imdy_plugin.sim.links import Link, links_of, plain_model
 from imdy_plugin.sim.opensim_humanoid import coordinate_spec
-from imdy_plugin.sim.standin import continuous_angles, euler_angles
 
 Array = NDArray[np.float64]
 
@@ -113,9 +112,9 @@ def isaac_state(motion: BodyMotion) -> tuple[Array, Array]:
     """
     order = [JOINTS.index(name) for name in BODIES]
     matrices = Rotation.from_quat(motion.rotation_wxyz.reshape(-1, 4), scalar_first=True).as_matrix().reshape(len(motion), len(JOINTS), 3, 3)
-    angles = np.stack([euler_angles(matrices[:, joint], "xyz") for joint in order[1:]], axis=1)
+    angles = np.stack([_euler_angles(matrices[:, joint], "xyz") for joint in order[1:]], axis=1)
     root = np.concatenate([motion.root_position, motion.rotation_wxyz[:, 0]], axis=1)
-    return root, continuous_angles(angles).reshape(len(motion), -1)
+    return root, _continuous(angles).reshape(len(motion), -1)
 
 
 def motion_of_isaac_state(time: ArrayLike, root: Array, angles: Array, name: str = "") -> BodyMotion:
@@ -124,6 +123,29 @@ def motion_of_isaac_state(time: ArrayLike, root: Array, angles: Array, name: str
     rotation = np.empty((len(angles), len(JOINTS), 4))
     rotation[:, [JOINTS.index(body) for body in BODIES]] = np.concatenate([root[:, None, 3:], turned], axis=1)
     return BodyMotion(np.asarray(time, float), root[:, :3].copy(), rotation, name)
+
+
+def _euler_angles(matrix: Array, letters: str) -> Array:
+    """Angles ``(time, 3)`` of turns about three axes, each turned by those before; they give the rotation even in gimbal lock."""
+    i, j, k = ("xyz".index(letter) for letter in letters)
+    sign = 1.0 if (j - i) % 3 == 1 else -1.0
+    first = np.arctan2(-sign * matrix[:, j, k], matrix[:, k, k])
+    rest = Rotation.from_euler(letters[0], -first[:, None]).as_matrix() @ matrix
+    second, third = np.arctan2(sign * rest[:, i, k], rest[:, k, k]), np.arctan2(sign * rest[:, j, i], rest[:, j, j])
+    return np.stack([first, second, third], axis=-1)
+
+
+def _continuous(angles: Array) -> Array:
+    """Angles ``(time, joint, 3)`` with each triple in place of its equal that is nearest to the frame before."""
+    out = angles.copy()
+    other = angles * [1.0, -1.0, 1.0] + np.pi
+    before = np.zeros_like(angles[0])
+    for frame in range(len(out)):
+        choices = np.stack([angles[frame], other[frame]])
+        choices -= 2 * np.pi * np.round((choices - before) / (2 * np.pi))
+        nearer = np.abs(choices - before).sum(axis=-1).argmin(axis=0)
+        out[frame] = before = np.take_along_axis(choices, nearer[None, :, None], axis=0)[0]
+    return out
 
 
 def write_urdf(model: xr.Dataset, path: str | os.PathLike[str], *, root: Literal["free", "coordinates"] = "free") -> Path:

@@ -7,48 +7,33 @@ height or from a recorded skeleton; masses, centres of mass and inertias from de
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
+from imdy_plugin.adapters.smpl.dataset import check_smpl_model, from_coordinates, joint_offsets, rest_positions, smpl_model_dataset, to_coordinates
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.adapters.smpl.topology import JOINTS, PARENTS
 from imdy_plugin.errors import InputError
-from imdy_plugin.schema import GRAVITY, add_log, new_model, new_motion
 from imdy_plugin.sim.anthropometry import ASIS_WIDTH, HIP_CENTER_IN_ASIS_WIDTHS, LENGTHS, PELVIS_DEPTH, Segment, Sex, check_person, segment_table
 from imdy_plugin.sim.person import FOOT
 
+__all__ = [
+    "build_standin",
+    "coordinates_from_rotations",
+    "default_offsets",
+    "joint_offsets",
+    "rest_positions",
+    "rotations_from_coordinates",
+    "skeleton_height",
+    "sole_points",
+]
+
 Array = NDArray[np.float64]
-
-ROTATION_ORDERS: dict[str, str] = {
-    "pelvis": "yxz",
-    "hip": "zxy",
-    "knee": "zxy",
-    "ankle": "zxy",
-    "foot": "zxy",
-    "spine1": "zxy",
-    "spine2": "zxy",
-    "spine3": "zxy",
-    "neck": "xzy",
-    "head": "xzy",
-    "collar": "xzy",
-    "shoulder": "yzx",
-    "elbow": "yxz",
-    "wrist": "zxy",
-    "hand": "xzy",
-}
-"""Order in which the three coordinates of a joint turn, each about an axis that the ones before have turned.
-
-Where the second is a quarter turn the first and the third act about one axis (gimbal lock). Of the six orders each joint has the one
-whose second angle stays furthest from that over recordings of everyday and athletic movement: below 60 degrees at most joints, at
-the hip and the shoulder above 75 degrees in one frame of several hundred.
-"""
 
 _HEIGHTS = {"pelvis": 0.577, "spine1": 0.614, "spine2": 0.676, "spine3": 0.738, "collar": 0.818, "neck": 0.845, "head": 0.905}
 """Heights of the joints of the trunk over standing height: spine1 and spine3 where de Leva parts lower, middle and upper trunk, the
@@ -101,28 +86,24 @@ def build_standin(height: float = 1.75, mass: float = 75.0, sex: Sex | None = No
     check_person(height, mass)
     parts = _parts(skeleton, height, mass, segment_table(sex))
     called = name or f"standin_{height * 100:.0f}cm_{mass:.0f}kg" + (f"_{sex}" if sex else "")
-    markers = _markers(skeleton, height)
-    model = new_model(
-        coords={"body": JOINTS, "joint": ("ground_pelvis", *JOINTS[1:]), "coordinate": COORDINATES, "marker": [m.name for m in markers]},
-        variables=_body_variables(parts) | _joint_variables(skeleton) | _coordinate_variables(skeleton, height) | _marker_variables(markers),
+    inertia = np.array([part.inertia for part in parts])
+    return smpl_model_dataset(
+        name=called,
+        offsets=skeleton,
+        body_mass=np.array([part.mass for part in parts]),
+        center_of_mass=np.array([part.center for part in parts]),
+        inertia=inertia[:, [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]],
+        markers={marker.name: (marker.body, marker.place) for marker in _markers(skeleton, height)},
+        soles=_soles(skeleton, height),
+        height=float(height),
+        sex=sex,
         attrs={
-            "name": called,
             "mass": float(mass),
-            "height": float(height),
-            "sex": sex or "",
-            "gravity": [0.0, -GRAVITY, 0.0],
-            "root_coordinates": list(COORDINATES[:6]),
-            "root_body": "pelvis",
-            "foot_bodies": ["right_ankle", "left_ankle"],
-            "toe_bodies": ["right_foot", "left_foot"],
             "heel_points": [float(x) for side in ("right", "left") for x in _heel_point(skeleton, height, side)],
-            "knee_sign": -1,
-            "own_forces": [],
-            "other_constraints": [],
             "source": "published proportions",
         },
+        log=f"built from published proportions: {called}",
     )
-    return add_log(model, f"built from published proportions: {called}")
 
 
 def default_offsets(height: float) -> Array:
@@ -160,30 +141,24 @@ def skeleton_height(offsets: Array) -> float:
     return float(np.sum(bones) / 2 * _HEIGHT_PER_LEG)
 
 
-def rest_positions(offsets: Array) -> Array:
-    """Places of the joints in the T-pose [m], ``(24, 3)``, seen from the pelvis."""
-    place = np.zeros((len(JOINTS), 3))
-    for joint, parent in enumerate(PARENTS):
-        if parent >= 0:
-            place[joint] = place[parent] + offsets[joint]
-    return place
-
-
-def joint_offsets(model: xr.Dataset) -> Array:
-    """Each joint in its parent's body in the T-pose [m], ``(24, 3)``; zero for the pelvis."""
-    children = [str(c) for c in model["joint_child"].values]
-    offsets = model["joint_parent_location"].values[[children.index(name) for name in JOINTS]].astype(float)
-    offsets[0] = 0.0
-    return np.asarray(offsets)
-
-
 def sole_points(model: xr.Dataset) -> dict[str, Array]:
     """Points of the soles in their bodies [m], ``(point, 3)``.
 
-    Of an ankle's body the heel's and the ball's inner and outer edge, of a foot's (the toes') inner edge, outer edge and tip. In
-    the T-pose those of one side lie in one horizontal plane; both planes are one where the legs are equally long.
+    Those of a body that :func:`build_standin` made are, of an ankle's body, the heel's and the ball's inner and outer edge, and of a
+    foot's (the toes') inner edge, outer edge and tip. In the T-pose those of one side lie in one horizontal plane; both planes are one
+    where the legs are equally long.
+
+    Raises
+    ------
+    InputError
+        The model does not tell where its soles are.
     """
-    offsets, height = joint_offsets(model), float(model.attrs["height"])
+    if "sole_points" not in model.attrs:
+        raise InputError(f"the model '{model.attrs.get('name', '')}' does not tell where its soles are; give one of the 24-joint body")
+    return {body: np.reshape(np.asarray(points, float), (-1, 3)) for body, points in model.attrs["sole_points"].items()}
+
+
+def _soles(offsets: Array, height: float) -> dict[str, Array]:
     points = {}
     for side, lateral in (("left", -1.0), ("right", 1.0)):
         foot = _foot(offsets, height, side)
@@ -227,12 +202,6 @@ def _heel_point(offsets: Array, height: float, side: str) -> Array:
     """Where the loaded part of a sole begins, in the ankle's body [m]."""
     foot = _foot(offsets, height, side)
     return np.asarray(foot.forward * FOOT["origin"] / FOOT["ball"] * foot.ball - np.array([0.0, foot.ankle_height, 0.0]))
-
-
-def _sole_level(offsets: Array, height: float) -> float:
-    """Height of the lower sole in the T-pose, seen from the pelvis [m]."""
-    rest = rest_positions(offsets)
-    return min(float(rest[JOINTS.index(f"{side}_ankle"), 1]) - _foot(offsets, height, side).ankle_height for side in ("left", "right"))
 
 
 def _checked_offsets(offsets: ArrayLike) -> Array:
@@ -397,74 +366,7 @@ def _box(mass: float, center: Array, size: tuple[float, float, float], axes: Arr
     return _Part(mass, np.asarray(center), mass / 12 * axes @ np.diag(squares.sum() - squares) @ axes.T)
 
 
-# The dataset's variables ------------------------------------------------------------------------------------------------------
-
-
-def _names_of(joint: str) -> tuple[str, str, str]:
-    """Names of a joint's coordinates about x, y and z."""
-    separator = "_r" if joint == "pelvis" else "_"
-    return (f"{joint}{separator}x", f"{joint}{separator}y", f"{joint}{separator}z")
-
-
-COORDINATES: tuple[str, ...] = ("pelvis_tx", "pelvis_ty", "pelvis_tz", *(c for joint in JOINTS for c in _names_of(joint)))
-"""Names of the coordinates: the pelvis's place, then the rotations about x, y and z of each joint."""
-
-
-def rotation_order(joint: str) -> str:
-    """Axes about which the coordinates of a joint turn, first to last, such as ``"zxy"``."""
-    return ROTATION_ORDERS[joint.split("_")[-1]]
-
-
-def _body_variables(parts: list[_Part]) -> dict[str, Any]:
-    inertia = np.array([p.inertia for p in parts])
-    return {
-        "body_mass": np.array([p.mass for p in parts]),
-        "body_center_of_mass": np.array([p.center for p in parts]),
-        "body_inertia": inertia[:, [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]],
-    }
-
-
-def _joint_variables(offsets: Array) -> dict[str, Any]:
-    zero = np.zeros((len(JOINTS), 3))
-    return {
-        "joint_type": np.array(["CustomJoint"] * len(JOINTS)),
-        "joint_parent": np.array(["ground" if p < 0 else JOINTS[p] for p in PARENTS]),
-        "joint_child": np.array(JOINTS),
-        "joint_parent_location": offsets,
-        "joint_parent_orientation": zero,
-        "joint_child_location": zero,
-        "joint_child_orientation": zero,
-        "joint_transform": np.array([json.dumps(_transform(joint)) for joint in JOINTS]),
-    }
-
-
-def _transform(joint: str) -> dict[str, Any]:
-    letters = rotation_order(joint)
-    turning = {f"rotation{i + 1}": (_names_of(joint)["xyz".index(letter)], letter) for i, letter in enumerate(letters)}
-    moving = {f"translation{i + 1}": (f"pelvis_t{letter}" if joint == "pelvis" else "", letter) for i, letter in enumerate("xyz")}
-    return {axis: _axis(*described) for axis, described in {**turning, **moving}.items()}
-
-
-def _axis(coordinate: str, letter: str) -> dict[str, Any]:
-    function = {"type": "LinearFunction", "coefficients": [1.0, 0.0]} if coordinate else {"type": "Constant", "value": 0.0}
-    return {"axis": [float(letter == a) for a in "xyz"], "coordinates": [coordinate] if coordinate else [], "function": function}
-
-
-def _coordinate_variables(offsets: Array, height: float) -> dict[str, Any]:
-    count = len(COORDINATES)
-    default = np.zeros(count)
-    default[COORDINATES.index("pelvis_ty")] = -_sole_level(offsets, height)
-    no = np.zeros(count, bool)
-    return {
-        "coordinate_joint": np.array(["ground_pelvis"] * 6 + [joint for joint in JOINTS[1:] for _ in range(3)]),
-        "coordinate_kind": np.array(["translational"] * 3 + ["rotational"] * (count - 3)),
-        "coordinate_default": default,
-        "coordinate_range": np.array([[-50.0, 50.0]] * 3 + [[-np.pi, np.pi]] * (count - 3)),
-        "coordinate_locked": no,
-        "coordinate_clamped": no,
-        "coordinate_prescribed": no,
-        "coordinate_coupling": np.array([""] * count),
-    }
+# Markers ---------------------------------------------------------------------------------------------------------------------
 
 
 class _Marker(NamedTuple):
@@ -473,10 +375,6 @@ class _Marker(NamedTuple):
     name: str
     body: str
     place: Array
-
-
-def _marker_variables(markers: list[_Marker]) -> dict[str, Any]:
-    return {"marker_body": np.array([m.body for m in markers]), "marker_location": np.array([m.place for m in markers])}
 
 
 def _markers(offsets: Array, height: float) -> list[_Marker]:
@@ -545,107 +443,21 @@ def _sided_markers(offsets: Array, height: float, side: str) -> list[tuple[str, 
     ]
 
 
-# Coordinates and rotations ------------------------------------------------------------------------------------------------------
-
-
-def rotations_from_coordinates(model: xr.Dataset, motion: xr.Dataset) -> BodyMotion:
-    """The rotations of the joints for coordinates of this body.
-
-    Parameters
-    ----------
-    model
-        A model that :func:`build_standin` made.
-    motion
-        A motion with ``coordinate_value``; any order of coordinates.
-
-    Raises
-    ------
-    InputError
-        The motion lacks a coordinate of the body, or the model is another.
-    """
-    values = _values(motion)
-    rotation = np.empty((len(values), len(JOINTS), 4))
-    for index, (_, columns, letters) in enumerate(_rotation_columns(model)):
-        rotation[:, index] = Rotation.from_euler(letters.upper(), values[:, columns]).as_quat(scalar_first=True)
-    return BodyMotion(motion["time"].values, values[:, :3], rotation, str(motion.attrs.get("name", "")))
+# Coordinates ----------------------------------------------------------------------------------------------------------------------
 
 
 def coordinates_from_rotations(model: xr.Dataset, motion: BodyMotion) -> xr.Dataset:
-    """The coordinates of this body for rotations of its joints; angles run on from frame to frame without jumps.
+    """The coordinates of a body for rotations of its joints (:func:`~imdy_plugin.adapters.smpl.dataset.to_coordinates`)."""
+    return to_coordinates(model, motion)
 
-    Two triples of angles give each rotation; the first frame takes the one with the smaller angles, each later one that which is
-    nearer to the frame before.
 
-    Parameters
-    ----------
-    model
-        A model that :func:`build_standin` made.
-    motion
-        Rotations and place of the pelvis.
-
-    Returns
-    -------
-    xarray.Dataset
-        A motion (:func:`imdy_plugin.schema.new_motion`) with ``coordinate_value``.
+def rotations_from_coordinates(model: xr.Dataset, motion: xr.Dataset) -> BodyMotion:
+    """The rotations of the joints for coordinates of a body (:func:`~imdy_plugin.adapters.smpl.dataset.from_coordinates`).
 
     Raises
     ------
     InputError
-        The model is another.
+        The model is no 24-joint body, or its angles turn in another order; or the motion lacks a coordinate.
     """
-    values = np.empty((len(motion), len(COORDINATES)))
-    values[:, :3] = motion.root_position
-    described = _rotation_columns(model)
-    matrices = Rotation.from_quat(motion.rotation_wxyz.reshape(-1, 4), scalar_first=True).as_matrix().reshape(len(motion), len(JOINTS), 3, 3)
-    angles = np.stack([euler_angles(matrices[:, index], letters) for index, (_, _, letters) in enumerate(described)], axis=1)
-    values[:, np.array([columns for _, columns, _ in described])] = continuous_angles(angles)
-    attrs = {"name": motion.name} if motion.name else {}
-    return new_motion(motion.time, coordinates=(list(COORDINATES), values), log=f"coordinates of {model.attrs['name']} from rotations", attrs=attrs)
-
-
-def _values(motion: xr.Dataset) -> Array:
-    names = [str(n) for n in motion["coordinate"].values] if "coordinate_value" in motion else []
-    lacking = [n for n in COORDINATES if n not in names]
-    if lacking:
-        raise InputError(
-            f"the motion lacks {len(lacking)} coordinate(s) of the 24-joint body, {', '.join(lacking[:3])} first; it has {', '.join(names[:6])} ..."
-        )
-    return np.asarray(motion["coordinate_value"].sel(coordinate=list(COORDINATES)).values, float)
-
-
-def _rotation_columns(model: xr.Dataset) -> list[tuple[str, list[int], str]]:
-    """For each joint its name, the columns of its coordinates in the order in which they turn, and the axes of these."""
-    children = [str(c) for c in model["joint_child"].values]
-    if sorted(children) != sorted(JOINTS):
-        raise InputError(
-            f"the model '{model.attrs['name']}' has the bodies {', '.join(children[:4])} ..., not the 24 of SMPL's topology; make one by build_standin"
-        )
-    described = []
-    for joint in JOINTS:
-        transform = json.loads(str(model["joint_transform"].values[children.index(joint)]))
-        names = [transform[f"rotation{i}"]["coordinates"][0] for i in (1, 2, 3)]
-        described.append((joint, [COORDINATES.index(name) for name in names], "".join(name[-1] for name in names)))
-    return described
-
-
-def euler_angles(matrix: Array, letters: str) -> Array:
-    """Angles ``(time, 3)`` of turns about three axes, each turned by those before; they give the rotation even in gimbal lock."""
-    i, j, k = ("xyz".index(letter) for letter in letters)
-    sign = 1.0 if (j - i) % 3 == 1 else -1.0
-    first = np.arctan2(-sign * matrix[:, j, k], matrix[:, k, k])
-    rest = Rotation.from_euler(letters[0], -first[:, None]).as_matrix() @ matrix
-    second, third = np.arctan2(sign * rest[:, i, k], rest[:, k, k]), np.arctan2(sign * rest[:, j, i], rest[:, j, j])
-    return np.stack([first, second, third], axis=-1)
-
-
-def continuous_angles(angles: Array) -> Array:
-    """Angles ``(time, joint, 3)`` with each triple in place of its equal that is nearest to the frame before."""
-    out = angles.copy()
-    other = angles * [1.0, -1.0, 1.0] + np.pi
-    before = np.zeros_like(angles[0])
-    for frame in range(len(out)):
-        choices = np.stack([angles[frame], other[frame]])
-        choices -= 2 * np.pi * np.round((choices - before) / (2 * np.pi))
-        nearer = np.abs(choices - before).sum(axis=-1).argmin(axis=0)
-        out[frame] = before = np.take_along_axis(choices, nearer[None, :, None], axis=0)[0]
-    return out
+    check_smpl_model(model)
+    return from_coordinates(motion)

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from imdy_plugin.adapters.smpl.dataset import to_coordinates
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS
 from imdy_plugin.errors import InputError
@@ -19,7 +20,7 @@ from imdy_plugin.registry import load_model
 from imdy_plugin.sim.exports import ISAAC_BODIES, ISAAC_NAMES, isaac_state, mjcf_document, motion_of_isaac_state, write_isaac_mjcf, write_mjcf, write_urdf
 from imdy_plugin.sim.humanoid import BODIES, build_humanoid
 from imdy_plugin.sim.links import inertia_matrices
-from imdy_plugin.sim.standin import build_standin, coordinates_from_rotations, joint_offsets
+from imdy_plugin.sim.standin import build_standin, joint_offsets
 from imdy_plugin.solvers.multibody.mechanics import BodyMechanics
 
 Array = NDArray[np.float64]
@@ -193,7 +194,7 @@ def test_other_shapes_are_refused() -> None:
 def test_coordinates_of_the_file_are_those_of_the_model(standin: xr.Dataset, tmp_path: Path) -> None:
     model, data = read(write_mjcf(standin, tmp_path / "body.xml"))
     motion = random_motion(1)
-    value = coordinates_from_rotations(standin, motion)["coordinate_value"][0]
+    value = to_coordinates(standin, motion)["coordinate_value"][0]
     for name in standin["coordinate"].values:
         data.joint(str(name)).qpos[:] = float(value.sel(coordinate=name))
     mujoco.mj_kinematics(model, data)
