@@ -30,7 +30,7 @@ from imdy_plugin.interfaces import SimBackend
 from imdy_plugin.progress import report_progress
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, TIMESTEP, Imitator
 from imdy_plugin.sim.records import Episode, RecordStore, episode_name, record_of
-from imdy_plugin.sim.rollout import Part, at_control_rate, roll_out
+from imdy_plugin.sim.rollout import Part, roll_out
 from imdy_plugin.sim.validity import checked
 from imdy_plugin.sim.variation import DEFAULT_VARIATIONS, Variation, seed_of
 
@@ -280,8 +280,7 @@ class _Clips:
 
 
 def _part(task: Task, clips: _Clips) -> Part:
-    motion, person = task.variation.applied(*clips.load(task.clip))
-    reference = at_control_rate(motion)
+    reference, person = task.variation.applied(*clips.load(task.clip))
     seed = seed_of(task.name, str(task.seed))
     return Part(person, reference, task.imitator.begin(person, reference, seed), task.variation, seed)
 
@@ -400,7 +399,7 @@ def _on_dask(jobs: Sequence[_Job], scheduler: str) -> Iterator[Outcome]:
 
     with Client(scheduler, set_as_default=False) as client:  # type: ignore[no-untyped-call]
         futures = {client.submit(job.run, key=f"imdy-{job.names[0]}", pure=False, retries=_RESTARTS): job for job in jobs}
-        for future in completed(list(futures)):  # type: ignore[no-untyped-call]
+        for future in completed(list(futures), loop=client.loop):  # type: ignore[no-untyped-call]
             error = future.exception()
             yield from future.result() if error is None else [Outcome(name, error=_told(error)) for name in futures[future].names]
             future.release()

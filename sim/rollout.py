@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -79,7 +79,7 @@ def roll_out(simulation: Simulation, parts: Sequence[Part], after_failure: float
         raise InputError(f"{len(parts)} people were given for {simulation.worlds} worlds; give one for each")
     short = [p.reference.name for p in parts if len(p.reference) < 2]
     if short:
-        raise InputError(f"motion '{short[0]}' has fewer than two frames at {CONTROL_RATE:g} Hz; nothing to imitate")
+        raise InputError(f"motion '{short[0]}' has fewer than two frames; nothing to imitate")
     tracks = [_Track(simulation, part, after_failure) for part in parts]
     starts = [_start(part) for part in parts]
     simulation.reset(np.concatenate([p for p, _ in starts]), np.concatenate([v for _, v in starts]))
@@ -189,9 +189,3 @@ def _start(part: Part) -> tuple[Array, Array]:
     lift = float(sole_heights(part.reference.part(0, 1), part.person)[0] - sole_heights(moved, part.person)[0])
     position[0, 1] += max(lift, 0.0)
     return position, velocity
-
-
-def at_control_rate(motion: BodyMotion) -> BodyMotion:
-    """The motion at the control rate, beginning at time zero."""
-    moved = replace(motion, time=motion.time - motion.time[0])
-    return moved if abs(motion.rate - CONTROL_RATE) < 1e-6 * CONTROL_RATE else moved.resampled(CONTROL_RATE)

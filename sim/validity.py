@@ -101,7 +101,7 @@ def _lowest(tree: BodyTree, placed: Placement) -> Array:
     """Height of the lowest of each body's joints and centre of mass [m], ``(time, body)``."""
     origin = placed.origin[1] + placed.root[1]
     center = origin + np.einsum("jtb,bj->tb", placed.rotation[1], tree.center)
-    lowest = np.minimum(origin, center)
+    lowest: Array = np.minimum(origin, center)
     for body, parent in enumerate(tree.parents):
         if parent >= 0:
             np.minimum(lowest[:, parent], origin[:, body], out=lowest[:, parent])

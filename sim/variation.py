@@ -86,6 +86,8 @@ class Variation:
 
     def applied(self, motion: BodyMotion, person: xr.Dataset) -> tuple[BodyMotion, xr.Dataset]:
         """The motion to imitate, at the control rate, and who imitates it."""
+        if len(motion) < 2:
+            raise InputError(f"motion '{motion.name}' has fewer than two frames; nothing to imitate")
         if self.mirrored:
             motion, person = motion.mirrored(), mirrored_person(person)
         other = self.person(person)
