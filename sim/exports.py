@@ -180,7 +180,9 @@ def mjcf_document(model: mujoco.MjModel) -> str:
     InputError
         The model holds a shape of another kind.
     """
-    option = {"timestep": _numbers([model.opt.timestep]), "gravity": _numbers(model.opt.gravity), "integrator": _integrator(model), "cone": _cone(model)}
+    option = {name: _numbers(getattr(model.opt, name)) for name in ("timestep", "gravity", "impratio", "tolerance", "ls_tolerance")}
+    option |= {name: str(int(getattr(model.opt, name))) for name in ("iterations", "ls_iterations")}
+    option |= {"integrator": _integrator(model), "cone": _cone(model)}
     document = ET.Element("mujoco", model=_title(model))
     ET.SubElement(document, "compiler", angle="radian", autolimits="false", inertiafromgeom="false", balanceinertia="false", fusestatic="false")
     flags = ET.SubElement(ET.SubElement(document, "option", option), "flag")
@@ -218,7 +220,8 @@ def _joint_element(model: mujoco.MjModel, joint: int, body: ET.Element) -> None:
         element.set("axis", _numbers(model.jnt_axis[joint]))
     if model.jnt_limited[joint]:
         element.attrib |= {"limited": "true", "range": _numbers(model.jnt_range[joint])}
-    passive = {"stiffness": model.jnt_stiffness[joint], "damping": model.dof_damping[model.jnt_dofadr[joint]]}
+    degree = model.jnt_dofadr[joint]
+    passive = {"stiffness": model.jnt_stiffness[joint], "damping": model.dof_damping[degree], "armature": model.dof_armature[degree]}
     element.attrib |= {key: _numbers([value]) for key, value in passive.items() if value}
 
 
@@ -237,7 +240,9 @@ def _geom_element(model: mujoco.MjModel, geom: int, body: ET.Element) -> None:
         quat=_numbers(model.geom_quat[geom]),
         contype=str(int(model.geom_contype[geom])),
         conaffinity=str(int(model.geom_conaffinity[geom])),
-        friction=_numbers(model.geom_friction[geom]),
+        condim=str(int(model.geom_condim[geom])),
+        priority=str(int(model.geom_priority[geom])),
+        **{name: _numbers(getattr(model, f"geom_{name}")[geom]) for name in ("friction", "solref", "solimp", "solmix", "margin", "gap")},
     )
 
 

@@ -123,6 +123,21 @@ def test_balls_are_the_simulated_body(standin: xr.Dataset, tmp_path: Path) -> No
         assert getattr(model.opt, name) == getattr(wanted.opt, name), name
 
 
+def test_written_body_falls_as_the_simulated_one_does(standin: xr.Dataset, tmp_path: Path) -> None:
+    """Contact, friction, control and integration included, over half a second with the ground under it."""
+    wanted = build_humanoid(standin).model
+    models = [wanted, read(write_mjcf(standin, tmp_path / "balls.xml", joints="balls"))[0]]
+    ends = []
+    for model in models:
+        data = mujoco.MjData(model)
+        data.qpos[1] = float(standin["coordinate_default"].sel(coordinate="pelvis_ty")) + 0.05
+        data.qvel[0] = 0.5
+        mujoco.mj_step(model, data, 60)
+        assert data.ncon > 4
+        ends.append(data.qpos.copy())
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-7)
+
+
 def test_document_written_of_what_was_read_is_the_same(standin: xr.Dataset, tmp_path: Path) -> None:
     path = write_mjcf(standin, tmp_path / "balls.xml", joints="balls")
     again = tmp_path / "again.xml"

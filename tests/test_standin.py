@@ -276,6 +276,20 @@ def test_ground_carries_the_weight_of_a_body_that_stands(person: xr.Dataset) -> 
     np.testing.assert_allclose(pressure[0] * [1, 1, -1], pressure[1], atol=1e-6)
 
 
+def test_the_network_reads_its_markers(person: xr.Dataset) -> None:
+    """The body sways gently; the network is given nothing but its coordinates."""
+    time = np.arange(150) / 100
+    motion = BodyMotion(time, np.zeros((150, 3)), turned("neck", np.zeros((150, 3))).rotation_wxyz)
+    standing = coordinates_from_rotations(person, motion)
+    sway = 0.01 * np.sin(2 * np.pi * time)
+    for name, value in (("pelvis_ty", person["coordinate_default"].values[1]), ("pelvis_tz", sway), ("right_ankle_x", 0.01 * sway)):
+        standing["coordinate_value"].loc[{"coordinate": name}] = value
+    result = imdy_plugin.solve(person, coordinates=standing, solver="imdys")
+    force = result["ground_force"].sum("body").values[40:-40]
+    np.testing.assert_allclose(force[:, 1].mean(), 75.0 * 9.80665, rtol=0.1)
+    assert list(result["body"].values) == ["right_ankle", "left_ankle"]
+
+
 def test_parents_come_before_their_children(person: xr.Dataset) -> None:
     assert [str(p) for p in person["joint_parent"].values] == ["ground" if p < 0 else JOINTS[p] for p in PARENTS]
 
