@@ -80,7 +80,7 @@ def walk_of(imitated: Imitated, cutoff: float = MOMENT_CUTOFF) -> Walk:
     """
     force = np.stack([foot_force(imitated, side) for side in SIDES], axis=1)
     person = str(imitated.reference.attrs.get("person", imitated.person.attrs["name"]))
-    return _walk(imitated.imitation, imitated.torque.mean(axis=1).reshape(-1, len(JOINTS) - 1, 3), force, person, imitated.mass, cutoff)
+    return _walk(imitated.imitation, imitated.torque.mean(axis=1), force, person, imitated.mass, cutoff)
 
 
 def walk_of_record(record: xr.Dataset, cutoff: float = MOMENT_CUTOFF) -> Walk:

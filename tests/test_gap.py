@@ -158,8 +158,8 @@ def imitated() -> Imitated:
     motion = replace(motion, root_position=motion.time[:, None] * [-1.2, 0.0, 0.0], attrs={"person": "made/somebody"})
     force = np.zeros((frames - 1, 24, 3))
     force[:, JOINTS.index("right_ankle")] = force[:, JOINTS.index("right_foot")] = [-20.0, 0.25 * MASS * GRAVITY, 0.0]
-    torque = np.zeros((frames - 1, 2, 69))
-    torque[:, 0, 3 * (JOINTS.index("left_ankle") - 1) + 2] = -2 * MASS
+    torque = np.zeros((frames - 1, 2, 23, 3))
+    torque[:, 0, JOINTS.index("left_ankle") - 1, 2] = -2 * MASS
     return Imitated(motion, motion, build_standin(1.7, MASS), torque, force, 0 * force, "puppet")
 
 
@@ -176,12 +176,12 @@ def test_the_legs_of_an_imitation(imitated: Imitated) -> None:
 
 def test_the_legs_of_a_record_are_those_of_the_imitation(imitated: Imitated) -> None:
     bodies, axes = list(JOINTS), list("xyz")
-    last = np.zeros((1, 2, 69))
+    last = np.zeros((1, 2, 23, 3))
     record = xr.Dataset(
         {
             "root_position": (("time", "axis"), imitated.imitation.root_position),
             "rotation_wxyz": (("time", "body", "quaternion"), imitated.imitation.rotation_wxyz),
-            "torque": (("time", "substep", "joint", "axis"), np.concatenate([imitated.torque, last]).reshape(61, 2, 23, 3)),
+            "torque": (("time", "substep", "joint", "axis"), np.concatenate([imitated.torque, last])),
             "mean_ground_force": (("time", "body", "axis"), np.concatenate([imitated.ground_force, imitated.ground_force[-1:]])),
             "failed": ("time", np.zeros(61, bool)),
         },

@@ -26,7 +26,7 @@ from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
 from imdy_plugin.schema import GRAVITY
 from imdy_plugin.sim.backends.base import DivergedError
 from imdy_plugin.sim.backends.mujoco import MujocoBackend
-from imdy_plugin.sim.humanoid import SOLE_RADIUS, joint_angles, state_of
+from imdy_plugin.sim.humanoid import BODIES, SOLE_RADIUS, joint_angles, state_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, Controller, Imitator
 from imdy_plugin.sim.imitator.evaluation import (
     Imitated,
@@ -75,7 +75,7 @@ def _imitated(reference: BodyMotion, imitation: BodyMotion, person: xr.Dataset, 
     force = np.zeros((steps, len(JOINTS), 3))
     for body in carrying:
         force[:, JOINTS.index(body), 1] = 75.0 * GRAVITY / len(carrying)
-    return Imitated(reference, imitation, person, np.zeros((steps, 2, 69)), force, np.zeros_like(force), "puppet")
+    return Imitated(reference, imitation, person, np.zeros((steps, 2, 23, 3)), force, np.zeros_like(force), "puppet")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Clip:
 class _Puppets(Simulation):
     """Goes where a motion goes, whatever its joints are commanded."""
 
-    bodies = ("pelvis", *reversed(JOINTS[1:]))
+    bodies = BODIES
     torque_size = 69
 
     def __init__(self, motion: BodyMotion) -> None:
@@ -136,14 +136,14 @@ class _Stage(SimBackend):
 
 
 class _Idle(Imitator):
-    """Commands each joint to the number of the frame."""
+    """Commands each joint axis to the number of the frame and a thousand times its own."""
 
     name = "idle"
 
     def begin(self, person: xr.Dataset, reference: BodyMotion, seed: int = 0) -> Controller:
         class Idle(Controller):
             def target(self, frame: int, position: Array, velocity: Array) -> Array:
-                return np.full(69, float(frame))
+                return frame + 1000.0 * np.arange(69)
 
         return Idle()
 
@@ -283,8 +283,15 @@ def test_the_whole_clip_is_imitated_from_its_first_state(standing: BodyMotion, p
     assert stage.simulation.started_from == pytest.approx(state_of(walking)[0][:1])
     assert stage.simulation.closed
     assert joint_positions(got.imitation, joint_offsets(person)) == pytest.approx(joint_positions(walking, joint_offsets(person)))
-    assert got.torque.shape == (60, 2, 69)
-    assert got.torque[:, 1, 5] == pytest.approx(np.arange(60))
+    assert got.torque.shape == (60, 2, 23, 3)
+
+
+def test_torques_come_in_the_order_of_the_joints(standing: BodyMotion, person: xr.Dataset) -> None:
+    got = imitate(_Idle(), standing, person, _Stage(standing))
+    number = BODIES.index("right_knee") - 1
+    assert number != JOINTS.index("right_knee") - 1
+    expected = np.arange(60)[:, None] + 1000.0 * (3 * number + np.arange(3))
+    assert got.torque[:, 1, JOINTS.index("right_knee") - 1] == pytest.approx(expected)
 
 
 def test_forces_come_in_the_order_of_the_joints_whatever_the_backends(standing: BodyMotion, person: xr.Dataset) -> None:

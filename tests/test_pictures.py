@@ -50,7 +50,7 @@ def imitated(stepping: BodyMotion, person: xr.Dataset) -> Imitated:
     place = stepping.root_position[:-1] * [1.0, 0.0, 1.0]
     moment = np.zeros_like(force)
     moment[:, JOINTS.index("right_ankle")] = np.cross(place, force[:, JOINTS.index("right_ankle")])
-    return Imitated(stepping, stepping.placed(np.array([0.05, 0.0, 0.0])), person, np.zeros((120, 2, 69)), force, moment, "puppet")
+    return Imitated(stepping, stepping.placed(np.array([0.05, 0.0, 0.0])), person, np.zeros((120, 2, 23, 3)), force, moment, "puppet")
 
 
 def _share(path: Path, colour: tuple[int, int, int]) -> float:

@@ -74,8 +74,8 @@ class Imitated:
     person
         The person's model.
     torque
-        Torques of the joint axes in every physics step [N m], ``(step, substep, 69)``, along the axes of the joint's own body; a step
-        leads from one frame to the next.
+        Torques of the joints in every physics step [N m], ``(step, substep, 23, 3)``, in the order of the joints less the pelvis, along the axes of the
+        joint's own body; a step leads from one frame to the next.
     ground_force, ground_moment
         Mean force of the ground on each body during each step [N], and its moment about the origin of the ground frame [N m], ``(step, 24, 3)``.
     imitator, seed
@@ -138,13 +138,14 @@ def imitate(imitator: Imitator, reference: BodyMotion, person: xr.Dataset, backe
     try:
         states, steps, failure = _roll_out(simulation, controller, wanted, joint_offsets(person))
         order = [simulation.bodies.index(joint) for joint in JOINTS]
+        joints = [index - 1 for index in order[1:]]
     finally:
         simulation.close()
     return Imitated(
         reference=wanted,
         imitation=motion_of(wanted.time[: len(states)], np.asarray(states), wanted.name),
         person=person,
-        torque=_stacked([s.torque[0] for s in steps], (SUBSTEPS, simulation.torque_size)),
+        torque=_stacked([s.torque[0].reshape(SUBSTEPS, -1, 3)[:, joints] for s in steps], (SUBSTEPS, len(JOINTS) - 1, 3)),
         ground_force=_stacked([s.mean_ground_force[0, order] for s in steps], (len(JOINTS), 3)),
         ground_moment=_stacked([s.mean_ground_moment[0, order] for s in steps], (len(JOINTS), 3)),
         imitator=imitator.name,
