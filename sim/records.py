@@ -31,7 +31,7 @@ from scipy.spatial.transform import Rotation
 
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
-from imdy_plugin.schema import AXES
+from imdy_plugin.schema import AXES, validate_model
 from imdy_plugin.sim.dynamics import place, tree_of
 from imdy_plugin.sim.zarr_writer import FixedPoint, write_group
 
@@ -345,7 +345,9 @@ def person_to_json(person: xr.Dataset) -> str:
 
 def person_from_json(text: str) -> xr.Dataset:
     """The model that :func:`person_to_json` wrote."""
-    return xr.Dataset.from_dict(json.loads(text))
+    person = xr.Dataset.from_dict(json.loads(text))
+    validate_model(person)
+    return person
 
 
 @contextmanager

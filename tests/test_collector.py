@@ -275,7 +275,8 @@ def test_portions_keep_the_episodes_of_a_clip_together(people: Any, tmp_path: Pa
     assert [len(job) for job in jobs_of(tasks, worlds=6)] == [6, 4]
 
 
-def test_workers_that_keep_dying_are_an_error_with_what_is_missing(people: Any, tmp_path: Path) -> None:
+def test_workers_that_keep_dying_are_an_error_with_what_is_missing(people: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imdy_plugin.sim.collector._RESTARTS", 1)
     (tmp_path / "killing.py").write_text(
         "import os, signal\nfrom imdy_plugin.sim.backends.mujoco import MujocoBackend\n"
         "class Killing(MujocoBackend):\n    def start(self, *args, **kwargs):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
