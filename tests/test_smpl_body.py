@@ -542,6 +542,21 @@ def test_a_motion_from_a_file_with_its_own_shape(smpl_file: Path, tmp_path: Path
         imdy_plugin.solve(SmplBody(smpl_file, mass=75.0), path, solver="physics")
 
 
+def test_a_simulated_body_stands_on_its_own_soles(smpl_file: Path) -> None:
+    mujoco = pytest.importorskip("mujoco")
+    from imdy_plugin.sim.humanoid import build_humanoid
+
+    model = SmplBody(smpl_file, mass=75.0).load()
+    humanoid = build_humanoid(model)
+    data = mujoco.MjData(humanoid.model)
+    lifted = float(model["coordinate_default"].sel(coordinate="pelvis_ty")) + 0.01
+    for height, touches in ((lifted, False), (lifted - 0.012, True)):
+        data.qpos[1] = height
+        mujoco.mj_forward(humanoid.model, data)
+        assert (data.ncon > 0) == touches
+    assert humanoid.model.body_mass.sum() == pytest.approx(75.0)
+
+
 def test_what_does_not_fit_is_said(smpl_file: Path, walk: dict[str, Path], tmp_path: Path) -> None:
     motion = squat(SmplBody(smpl_file, mass=75.0).load(), 0.2)
     with pytest.raises(InputError, match="need a model"):

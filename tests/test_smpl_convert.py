@@ -221,6 +221,22 @@ def test_cut_short_or_no_model(save: Callable[..., Path], tmp_path: Path) -> Non
         read_pickled_body(tmp_path / "absent.pkl")
 
 
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_damage_anywhere_is_our_error_or_none(save: Callable[..., Path], protocol: int) -> None:
+    path, rng, refused = save(model_arrays(), protocol), np.random.default_rng(0), 0
+    whole = path.read_bytes()
+    for _ in range(100):
+        content = bytearray(whole)
+        for at in rng.integers(0, 300, 3):
+            content[at] = rng.integers(256)
+        path.write_bytes(bytes(content))
+        try:
+            read_pickled_body(path)
+        except FileFormatError:
+            refused += 1
+    assert refused > 60
+
+
 # The command ---------------------------------------------------------------------------------------------------------------------
 
 

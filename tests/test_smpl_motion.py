@@ -265,6 +265,21 @@ def test_damaged_data_is_our_error(write: Write) -> None:
         read_amass(path)
 
 
+def test_damage_anywhere_is_our_error_or_none(write: Write, tmp_path: Path) -> None:
+    whole, rng, refused = write().read_bytes(), np.random.default_rng(0), 0
+    ends = [*range(300), *range(len(whole) - 700, len(whole))]
+    for _ in range(150):
+        content = bytearray(whole)
+        for at in rng.choice(ends, 3):
+            content[at] = rng.integers(256)
+        (tmp_path / "damaged.npz").write_bytes(bytes(content))
+        try:
+            read_npz(tmp_path / "damaged.npz")
+        except FileFormatError:
+            refused += 1
+    assert refused > 100
+
+
 def npy_header(shape: tuple[int, ...], kind: str = "<f8") -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})

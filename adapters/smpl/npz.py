@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,8 @@ def read_npz(path: str | os.PathLike[str], wanted: Collection[str] | None = None
         There is no such file, it is cut short or no .npz, or an array holds Python objects, is damaged, or unpacks to another size
         than it declares or to more than ``largest``. Nothing of it has been unpacked then.
     """
-    try:
-        with zipfile.ZipFile(Path(path)) as file:
-            return _read(path, file, wanted, largest)
-    except FileNotFoundError:
-        raise FileFormatError(path, "no such file", "check the path") from None
-    except IsADirectoryError:
-        raise FileFormatError(path, "is a folder", "give a .npz file") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise FileFormatError(path, f"is no whole .npz file ({error})", "it may be cut short or of another kind; get it again") from error
+    with _opened(path) as file:
+        return _read(path, file, wanted, largest)
 
 
 def list_npz(path: str | os.PathLike[str]) -> list[str]:
@@ -78,12 +71,23 @@ def list_npz(path: str | os.PathLike[str]) -> list[str]:
     FileFormatError
         There is no such file, or it is no .npz.
     """
+    with _opened(path) as file:
+        return [member.filename.removesuffix(".npy") for member in file.infolist()]
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """An archive; whatever goes wrong with it is a :class:`FileFormatError`."""
     try:
         with zipfile.ZipFile(Path(path)) as file:
-            return [member.filename.removesuffix(".npy") for member in file.infolist()]
+            yield file
+    except (FileFormatError, PermissionError):
+        raise
     except FileNotFoundError:
         raise FileFormatError(path, "no such file", "check the path") from None
-    except (zipfile.BadZipFile, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise FileFormatError(path, "is a folder", "give a .npz file") from None
+    except Exception as error:  # a damaged archive may fail anywhere, with anything
         raise FileFormatError(path, f"is no whole .npz file ({error})", "it may be cut short or of another kind; get it again") from error
 
 
