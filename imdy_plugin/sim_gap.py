@@ -8,16 +8,16 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin import schema
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import DataWarning, InputError
-from imdy_plugin.gait_cycle import GaitCycle, gait_cycles, normalise
+from imdy_plugin.gait_cycle import GaitCycle, contacts, normalise
 from imdy_plugin.progress import report_progress
 from imdy_plugin.references import FEET, Reference, feet_array
 from imdy_plugin.runs import runs
@@ -43,6 +43,9 @@ QUANTITIES = (*FORCES, *LEG_JOINTS)
 
 CONTACT = 20.0
 """Force that tells when a simulated foot is on the ground [N], as a laboratory has it."""
+
+SHORTEST_SWING = 0.15
+"""Shorter times off the ground, and on it, are chatter of a simulated foot [s]."""
 
 _COORDINATES = {"hip": "hip_flexion", "knee": "knee_angle", "ankle": "ankle_angle"}
 _SAME_CONTACT = 0.12
@@ -136,19 +139,22 @@ def _contact_near(touched: float, contacts: Array) -> float:
 
 
 def simulated_cycles(walk: Walk) -> list[GaitCycle]:
-    """Gait cycles of a simulated walk, from its forces.
+    """Gait cycles of a simulated walk, from its forces; a foot that leaves the ground for less than :data:`SHORTEST_SWING` has not swung.
 
     Raises
     ------
     InputError
         It holds none.
     """
-    force = walk.force * walk.mass * GRAVITY
-    motion = schema.new_motion(walk.time, ground=(list(FEET), force, 0 * force, 0 * force), attrs={"mass": walk.mass})
-    summary = gait_cycles(motion, threshold=CONTACT)
-    if summary.reason:
-        raise InputError(f"'{walk.name}' holds no gait cycle: {summary.reason}; give a walk of at least two strides")
-    return [cycle for cycles in summary.cycles.values() for cycle in cycles]
+    found: list[GaitCycle] = []
+    for foot, side in enumerate(FEET):
+        seen = contacts(walk.time, walk.force[:, foot, 1] * walk.mass * GRAVITY, CONTACT, minimum_duration=SHORTEST_SWING)
+        pairs = pairwise(c for c in seen if c.begins and c.start - walk.time[0] > SHORTEST_SWING)
+        found += [GaitCycle(side, a.start, a.end, b.start) for a, b in pairs if _CYCLE[0] < b.start - a.start < _CYCLE[1]]
+    if not found:
+        told = f"no foot that touches the ground twice within {_CYCLE[0]:g} to {_CYCLE[1]:g} s, with a swing between"
+        raise InputError(f"'{walk.name}' holds no gait cycle: {told}; give a walk of at least two strides")
+    return found
 
 
 def recorded_cutoff(references: Sequence[Reference], activity: str = "walk") -> float:

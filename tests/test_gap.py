@@ -280,6 +280,17 @@ def test_loading_rate_is_the_slope_to_the_first_peak() -> None:
     assert person.numbers["loading_rate"] == pytest.approx(6.0, rel=0.01)
 
 
+def test_a_foot_that_chatters_makes_no_cycles_of_its_own() -> None:
+    walk = _walk()
+    force = walk.force.copy()
+    for start in np.arange(0.1, STANCE, 0.1):
+        off = np.abs(_phases(walk.time) - start) < 0.02
+        force[off] = 0.0
+    chattering = simulated_cycles(replace(walk, force=force))
+    assert [(c.foot, c.duration) for c in chattering] == [(c.foot, pytest.approx(c.duration, abs=0.02)) for c in simulated_cycles(walk)]
+    assert len(chattering) > 6
+
+
 def test_the_simulated_walk_needs_two_strides() -> None:
     with pytest.raises(InputError, match="'sim/1' holds no gait cycle"):
         simulated_cycles(_walk(seconds=1.0))
