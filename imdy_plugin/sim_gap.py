@@ -516,5 +516,11 @@ def _legend(figure: Figure, gap: Gap) -> None:
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="toe-off"))
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.06, 0.94), ncols=3, fontsize=9)
     figure.text(
-        0.07, 0.98, "Simulated walking over recorded walking: mean and standard deviation over people", ha="left", va="top", fontsize=11, fontweight="bold"
+        0.07,
+        0.98,
+        f"Simulated over recorded people, {gap.activity}: mean and standard deviation over people",
+        ha="left",
+        va="top",
+        fontsize=11,
+        fontweight="bold",
     )
