@@ -15,6 +15,10 @@ from imdy_plugin.interfaces import Trial
 from imdy_plugin.schema import GRAVITY
 
 FEET = ("right", "left")
+SAGITTAL = ("hip_flexion", "knee_angle", "ankle_angle", "hip_z", "knee_z", "ankle_z")
+"""Joint coordinates of the leg that a short report shows, by their standard names."""
+
+_KNEES, _HEADINGS = ("knee_angle", "knee_z"), ("pelvis_rotation", "pelvis_ry")
 _WALKED = 0.5
 _DASH = "\u2013"
 _MINUS = "\u2212"
@@ -22,16 +26,22 @@ _MINUS = "\u2212"
 
 @dataclass(frozen=True)
 class Joint:
-    """A joint coordinate by its standard name (without side) and what its positive and negative internal moments do."""
+    """A joint coordinate by its standard name (without side) and what its positive and negative internal moments do.
+
+    OpenSim's models end names with the side, ``knee_angle_r``; the 24-joint body starts them with it, ``right_knee_z``.
+    """
 
     base: str
     name: str
     plus: str
     minus: str
     paired: bool = True
+    side_first: bool = False
 
     def coordinate(self, side: str) -> str:
         """The coordinate's name on one side."""
+        if self.side_first:
+            return f"{side}_{self.base}"
         return f"{self.base}_{side[0]}" if self.paired else self.base
 
 
@@ -146,6 +156,10 @@ class View:
         names = [str(c) for c in self.comparison["coordinate"].values]
         rest = [n for n in names if n not in self.shown()]
         return [[self.moment_panel(n, n, "") for n in rest[i : i + columns]] for i in range(0, len(rest), columns)]
+
+    def knee(self) -> Joint | None:
+        """The knee, where its coordinate has a standard name."""
+        return next((j for j in self.joints if j.base in _KNEES), None)
 
     def shown(self) -> set[str]:
         """Coordinates that have a panel among the joint moments."""
@@ -273,6 +287,12 @@ def _joints(view: View) -> list[Joint]:
         Joint("lumbar_extension", "Lumbar extension", "extension", "flexion", False),
         Joint("lumbar_bending", "Lumbar bending", "to the right", "to the left", False),
         Joint("lumbar_rotation", "Lumbar rotation", "to the left", "to the right", False),
+        Joint("hip_z", "Hip flexion", "flexion", "extension", side_first=True),
+        Joint("knee_z", "Knee", plus, minus, side_first=True),
+        Joint("ankle_z", "Ankle", "dorsiflexion", "plantarflexion", side_first=True),
+        Joint("spine1_z", "Lower spine", "extension", "flexion", False),
+        Joint("spine2_z", "Middle spine", "extension", "flexion", False),
+        Joint("spine3_z", "Upper spine", "extension", "flexion", False),
     ]
     names = set(view.comparison["coordinate"].values.tolist())
     return [j for j in known if names & {j.coordinate(s) for s in FEET}]
@@ -329,8 +349,9 @@ def _root_path(view: View) -> NDArray[np.float64] | None:
 
 def _mean_rotation(view: View) -> float | None:
     for ds in _motions(view):
-        if "coordinate_value" in ds and "pelvis_rotation" in ds["coordinate"].values:
-            angle = ds["coordinate_value"].sel(coordinate="pelvis_rotation").values
+        heading = next((n for n in _HEADINGS if "coordinate_value" in ds and n in ds["coordinate"].values), None)
+        if heading is not None:
+            angle = ds["coordinate_value"].sel(coordinate=heading).values
             angle = angle[np.isfinite(angle)]
             if angle.size:
                 return float(np.arctan2(np.sin(angle).mean(), np.cos(angle).mean()))

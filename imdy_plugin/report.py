@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from rich.markup import escape as escape_markup
 
-from imdy_plugin._report_view import FEET, Joint, SummaryRow, View, number, summary_rows
+from imdy_plugin._report_view import FEET, SAGITTAL, Joint, SummaryRow, View, number, summary_rows
 from imdy_plugin.atomic import replacing
 from imdy_plugin.comparison import DifferenceRow, difference_table
 from imdy_plugin.interfaces import Trial
@@ -94,7 +94,7 @@ def write_picture(ds: xr.Dataset, path: str | os.PathLike[str], *, trial: Trial 
     from imdy_plugin._report_figures import drawing_style, grid_figure
 
     view = View(ds, trial)
-    grid = view.force_grid()[:2] + (view.leg_grid(("hip_flexion", "knee_angle", "ankle_angle")) or view.other_grid(2)[:3])
+    grid = view.force_grid()[:2] + (view.leg_grid(SAGITTAL) or view.other_grid(2)[:3])
     over = "time" if view.cycles.reason else "cycle"
     target = Path(path)
     with drawing_style(), replacing(target) as temporary:
@@ -385,7 +385,7 @@ def _quality(view: View) -> Iterable[str]:
 
 
 def _notes(view: View) -> str:
-    knee = next((j for j in view.joints if j.base == "knee_angle"), None)
+    knee = view.knee()
     items = [
         "Moments are internal: the generalized force that muscles and ligaments exert at a coordinate, positive as the coordinate.",
         *([f"{_knee_note(knee)}"] if knee else []),
