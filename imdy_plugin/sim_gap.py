@@ -515,12 +515,5 @@ def _legend(figure: Figure, gap: Gap) -> None:
     handles = [Line2D([], [], color=c, linewidth=2, label=told(g, p)) for (g, p), c in zip(gap._groups(), (_SIMULATED, _RECORDED), strict=True)]
     handles.append(Line2D([], [], color="#555555", linestyle=":", label="toe-off"))
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.06, 0.94), ncols=3, fontsize=9)
-    figure.text(
-        0.07,
-        0.98,
-        f"Simulated over recorded people, {gap.activity}: mean and standard deviation over people",
-        ha="left",
-        va="top",
-        fontsize=11,
-        fontweight="bold",
-    )
+    title = f"Simulated over recorded people, {gap.activity}: mean and standard deviation over people"
+    figure.text(0.07, 0.98, title, ha="left", va="top", fontsize=11, fontweight="bold")
