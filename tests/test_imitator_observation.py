@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations, joint_positions
 from imdy_plugin.errors import InputError
-from imdy_plugin.sim.humanoid import BODIES, ORDER, joint_angles, joint_gains, state_of
+from imdy_plugin.sim.humanoid import BODIES, ORDER, build_humanoid, state_of
+from imdy_plugin.sim.imitator.feedforward import feedforward_targets
 from imdy_plugin.sim.imitator.observation import (
     OWN_SIZE,
     STYLE_SIZE,
@@ -154,21 +155,29 @@ def test_an_episode_fails_by_any_joint_or_by_their_mean(body: Kinematics) -> Non
     assert not failed(body, body).any()
 
 
-def test_base_commands_hold_the_next_frame_and_make_up_for_damping(person: Any, motion: BodyMotion) -> None:
+def test_base_commands_are_those_of_the_feedforward(person: Any, motion: BodyMotion) -> None:
     reference = lay_out(person, motion)
-    kp, kd, _ = joint_gains(float(person.attrs["mass"]))
-    angles = joint_angles(reference.position[11])
-    torque = kp * (reference.base(10, "residual") - angles) - kd * reference.velocity[11, 6:]
-    assert torque == pytest.approx(np.zeros(69), abs=1e-9)
-    assert reference.base(119, "residual") == pytest.approx(reference.commands[119])
+    expected = feedforward_targets(build_humanoid(person), reference.position, reference.velocity)
+    assert reference.base(10, "residual") == pytest.approx(expected[10])
+    assert reference.base(500, "residual") == pytest.approx(expected[-1])
     assert not reference.base(10, "absolute").any()
+
+
+def test_soles_are_brought_to_the_ground(person: Any) -> None:
+    wxyz = np.zeros((30, 24, 4))
+    wxyz[..., 0] = 1.0
+    high = BodyMotion(np.arange(30) / RATE, np.tile([0.0, 1.03, 0.0], (30, 1)), wxyz, "standing")
+    reference = lay_out(person, high)
+    assert reference.motion is high
+    assert (reference.position[:, 1] < 1.02).all()
 
 
 def test_library_gives_each_world_its_frame(person: Any, motion: BodyMotion) -> None:
     library = Library([lay_out(person, motion), lay_out(person, motion.part(20, 60))])
     clip, frame = np.array([1, 0, 1]), np.array([5, 25, 500])
     body = library.body(clip, frame)
-    assert body.position[0, 1:] == pytest.approx(body.position[1, 1:])
+    assert body.position[0] == pytest.approx(library.references[1].body.position[5])
+    assert body.position[1] == pytest.approx(library.references[0].body.position[25])
     assert body.position[2] == pytest.approx(library.references[1].body.position[-1])
     assert library.state(clip, frame)[0][1] == pytest.approx(library.references[0].position[25])
     assert library.base(clip, frame, "residual")[1] == pytest.approx(library.references[0].base(25, "residual"))

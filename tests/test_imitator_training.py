@@ -236,7 +236,7 @@ def test_demonstrations_are_what_the_policy_would_have_seen_and_done(library: Li
     shown = Demonstration(reference, reference.position, reference.velocity, np.full((len(reference) - 1, 69), 0.3))
     observations, actions = shown.samples(config)
     assert observations.shape == (59, 934)
-    assert actions == pytest.approx(0.3 - reference.commands[1:], abs=1e-6)
+    assert actions == pytest.approx(0.3 - reference.commands[:-1], abs=1e-6)
     with pytest.raises(InputError, match="59 positions"):
         Demonstration(reference, reference.position[1:], reference.velocity, np.zeros((59, 69))).samples(config)
 

@@ -43,7 +43,7 @@ class PolicyConfig:
     ahead
         Reference frames that are seen, counted from the present one; the recipe sees the next one alone.
     action
-        ``"residual"``: actions are added to the command that would hold the next reference frame where no torque is needed;
+        ``"residual"``: actions are added to the commands that would follow the reference if nothing disturbed the person;
         ``"absolute"``: they are the targets themselves, as in the recipe.
     hidden
         Units of the layers of a primitive.

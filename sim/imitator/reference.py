@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import InputError
-from imdy_plugin.sim.humanoid import joint_angles, joint_gains, state_of
+from imdy_plugin.sim.humanoid import build_humanoid, state_of
+from imdy_plugin.sim.imitator.base import TIMESTEP
+from imdy_plugin.sim.imitator.feedforward import feedforward_targets
 from imdy_plugin.sim.imitator.observation import Kinematics, kinematics, simulated_offsets, style_state
+from imdy_plugin.sim.imitator.planning import standing
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -30,7 +33,8 @@ class Reference:
     Attributes
     ----------
     motion
-        As it was given.
+        As it was given; everything else is of the motion with its soles brought to the ground
+        (:func:`~imdy_plugin.sim.imitator.planning.standing`).
     person
         Model of the person.
     offsets
@@ -39,8 +43,9 @@ class Reference:
         States, ``(time, 99)`` and ``(time, 75)``.
     body
         Where the bodies are and how they move.
-    lead
-        Time [s] by which a command has to lead the velocity for the damping of the joints to be made up, ``(69,)``.
+    commands
+        Commands that would lead from each frame to the next if nothing disturbed the person, ``(time, 69)``
+        (:func:`~imdy_plugin.sim.imitator.feedforward.feedforward_targets`).
     """
 
     motion: BodyMotion
@@ -49,7 +54,7 @@ class Reference:
     position: Array
     velocity: Array
     body: Kinematics
-    lead: Array
+    commands: Array
 
     def __len__(self) -> int:
         return len(self.position)
@@ -60,22 +65,17 @@ class Reference:
         return self.motion.name
 
     @cached_property
-    def commands(self) -> Array:
-        """Commands that bring each frame about where no torque is needed, ``(time, 69)``: its pose, and what makes up for damping."""
-        return np.asarray(joint_angles(self.position) + self.lead * self.velocity[:, 6:])
-
-    @cached_property
     def style(self) -> NDArray[np.float32]:
         """Every frame as the judge of style sees it, ``(time, 232)``."""
         return style_state(self.body, self.position, self.velocity)
 
     def base(self, frame: int, kind: ActionKind) -> Array:
         """What an action is added to for the command from ``frame`` to the next, ``(69,)``."""
-        return self.commands[min(frame + 1, len(self) - 1)] if kind == "residual" else np.zeros(self.commands.shape[1])
+        return self.commands[min(frame, len(self) - 1)] if kind == "residual" else np.zeros(self.commands.shape[1])
 
 
 def lay_out(person: xr.Dataset, motion: BodyMotion) -> Reference:
-    """Lay a motion out for a person, frame by frame as it is.
+    """Lay a motion out for a person, frame by frame, with its soles brought to the ground.
 
     Raises
     ------
@@ -84,10 +84,10 @@ def lay_out(person: xr.Dataset, motion: BodyMotion) -> Reference:
     """
     if len(motion) < _FRAMES_LEAST:
         raise InputError(f"motion '{motion.name}' has {len(motion)} frames; at least {_FRAMES_LEAST} are needed to imitate it")
-    position, velocity = state_of(motion)
+    position, velocity = state_of(standing(motion, person))
     offsets = simulated_offsets(person)
-    kp, kd, _ = joint_gains(float(person.attrs["mass"]))
-    return Reference(motion, person, offsets, position, velocity, kinematics(position, velocity, offsets), kd / kp)
+    commands = feedforward_targets(build_humanoid(person, TIMESTEP), position, velocity)
+    return Reference(motion, person, offsets, position, velocity, kinematics(position, velocity, offsets), commands)
 
 
 class Library:
@@ -138,7 +138,7 @@ class Library:
 
     def base(self, clip: Indices, frame: Indices, kind: ActionKind) -> Array:
         """What actions are added to, ``(world, 69)``, see :meth:`Reference.base`."""
-        commands = self._commands[self.rows(clip, frame + 1)]
+        commands = self._commands[self.rows(clip, frame)]
         return commands if kind == "residual" else np.zeros_like(commands)
 
     def style(self, clip: Indices, frame: Indices, steps: int) -> NDArray[np.float32]:
