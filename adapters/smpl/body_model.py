@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 DENSITY = 985.0
-"""Density of the body [kg/m^3], lungs half full, from which the mass comes where nobody says it (Dempster 1955: 0.96 to 1.06 g/cm^3)."""
+"""Mean density of the body with air in its lungs [kg/m^3], from which the mass comes where nobody says it: people just float."""
 
 LARGEST_REMAINDER = 0.01
 """Share of the volume that may be no body's without a warning."""

@@ -21,7 +21,7 @@ from imdy_plugin.atomic import check_free, replacing
 from imdy_plugin.errors import FileFormatError, InputError
 
 LARGEST = 2 * 1024**3
-"""Bytes of a pickle that is read."""
+"""Bytes of a pickle that is read, and of a matrix that it stores without its zeros."""
 
 ARRAYS = (
     "v_template",
@@ -40,8 +40,6 @@ ARRAYS = (
 
 REQUIRED = ("v_template", "shapedirs", "J_regressor", "kintree_table", "weights", "f")
 """What a model must hold."""
-
-_LARGEST_ARRAY = LARGEST
 
 
 def convert_body(source: str | os.PathLike[str], target: str | os.PathLike[str] | None = None, *, force: bool = False) -> Path:
@@ -326,7 +324,7 @@ def _dense_of_sparse(path: object, name: str, value: _Sparse) -> NDArray[Any]:
 
     state = value.state
     shape = tuple(int(n) for n in state.get("_shape", ()))
-    if len(shape) != 2 or min(shape) < 1 or 8 * shape[0] * shape[1] > _LARGEST_ARRAY or not {"data", "indices", "indptr"} <= set(state):
+    if len(shape) != 2 or min(shape) < 1 or 8 * shape[0] * shape[1] > LARGEST or not {"data", "indices", "indptr"} <= set(state):
         raise FileFormatError(path, f"the sparse matrix '{name}' of shape {shape} is not whole", "get it from its maker again")
     parts = tuple(_made(path, name, state[key]) for key in ("data", "indices", "indptr"))
     build: Callable[..., Any] = sparse.csc_matrix if value.by_column else sparse.csr_matrix
