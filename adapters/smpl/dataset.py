@@ -57,6 +57,9 @@ ROOT_COORDINATES = ("pelvis_tx", "pelvis_ty", "pelvis_tz", "pelvis_rx", "pelvis_
 COORDINATES: tuple[str, ...] = (*ROOT_COORDINATES, *(f"{joint}_{axis}" for joint in JOINTS[1:] for axis in AXES))
 """Coordinates of the model: those of the root, then the angle about x, y and z of each joint."""
 
+_FAR_FROM_LOCK = 1.3
+"""Second angle [rad] up to which a joint that moves smoothly stays on one of the two triples."""
+
 _LOCKED, _NEAR_LOCK = 1e-6, 0.02
 """Cosines of the second angle below which the first and third are not told apart, and below which their rates mean little."""
 
@@ -388,6 +391,9 @@ def _angles(joint: int, rotation_wxyz: Array) -> Array:
 
 def _run_on(angles: Array, rotation: Rotation, order: str) -> None:
     """Choose, frame by frame, the angles nearest to the frame before, of all that mean the same rotation; changes ``angles``."""
+    if np.abs(angles[:, 1]).max(initial=0.0) < _FAR_FROM_LOCK:
+        angles[:] = np.unwrap(angles, axis=0)
+        return
     locked = np.abs(np.cos(angles[:, 1])) < _LOCKED
     other = np.stack([angles[:, 0] + np.pi, np.pi - angles[:, 1], angles[:, 2] + np.pi], axis=-1)
     both = np.stack([angles, other])
