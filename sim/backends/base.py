@@ -21,6 +21,9 @@ LARGEST_SPEED = 1e5
 UNIT_TOLERANCE = 1e-3
 """How far a quaternion's length may be from one; it is made exactly one."""
 
+_CROSS = np.array([[0, 0, 0, 0, 0, 1, 0, -1, 0], [0, 0, -1, 0, 0, 0, 1, 0, 0], [0, 1, 0, -1, 0, 0, 0, 0, 0]], dtype=float)
+"""Leads from a point to the matrix, row by row, with ``force @ matrix = cross(point, force)``."""
+
 
 class DivergedError(SolverError):
     """Some worlds left what a time step can follow; the others were advanced.
@@ -178,11 +181,10 @@ class Made:
     def record(self, timestep: float) -> StepRecord:
         """The record of these steps."""
         force = self.load[..., 3:]
-        moment = self.load[..., :3] + force @ _cross_matrices(self.center)
-        if self.load.shape[1] == 1:
-            first = force[:, 0].copy(), moment[:, 0]
-            return StepRecord(self.torque, self.gain / timestep, *first, *(part.copy() for part in first))
-        return StepRecord(self.torque, self.gain / timestep, force[:, 0].copy(), moment[:, 0].copy(), force.mean(axis=1), moment.mean(axis=1))
+        moment = self.load[..., :3] + force @ (self.center @ _CROSS).reshape(*self.center.shape, 3)
+        count = self.load.shape[1]
+        means = (np.add.reduce(part, axis=1) / count for part in (force, moment))
+        return StepRecord(self.torque, self.gain / timestep, force[:, 0].copy(), moment[:, 0].copy(), *means)
 
 
 def check_people(people: Sequence[xr.Dataset], timestep: float) -> None:
@@ -205,12 +207,3 @@ def _rows(name: str, values: ArrayLike, shape: tuple[int, int]) -> Array:
     if not np.isfinite(array).all():
         raise InputError(f"{name} of row {int(np.argwhere(~np.isfinite(array))[0][0])} holds values that are not finite")
     return array
-
-
-def _cross_matrices(point: Array) -> Array:
-    """Matrices ``(..., 3, 3)`` with ``force @ matrix = cross(point, force)``."""
-    matrix = np.zeros((*point.shape, 3))
-    x, y, z = point[..., 0], point[..., 1], point[..., 2]
-    matrix[..., 0, 1], matrix[..., 0, 2], matrix[..., 1, 2] = z, -y, x
-    matrix[..., 1, 0], matrix[..., 2, 0], matrix[..., 2, 1] = -z, y, -x
-    return matrix

@@ -169,7 +169,8 @@ class _World:
         self.qpos, self.qvel, self.ctrl, self.memory = data.qpos, data.qvel, data.ctrl, data.qacc_warmstart
         self.length, self.rate = data.actuator_length, data.actuator_velocity
         self.load, self.center = data.cfrc_ext[1:], data.subtree_com[1]
-        self._before, self._work = np.empty_like(data.qvel), np.empty_like(data.ctrl)
+        self._before, self._work, self._damping = np.empty_like(data.qvel), np.empty_like(data.ctrl), np.empty_like(data.ctrl)
+        self._lowest = -person.limit
 
     def put(self, position: Array, velocity: Array) -> None:
         self.qpos[:], self.qvel[:], self.memory[:], self.data.time = position, velocity, 0.0, 0.0
@@ -192,11 +193,11 @@ class _World:
             np.subtract(target, self.length, out=work)
             np.multiply(work, person.kp, out=work)
             np.minimum(work, person.limit, out=work)
-            np.maximum(work, -person.limit, out=work)
-            np.subtract(work, person.kd * self.rate, out=self.ctrl)
+            np.maximum(work, self._lowest, out=work)
+            np.subtract(work, np.multiply(person.kd, self.rate, out=self._damping), out=self.ctrl)
             self._step2(person.damped, self.data)
             gain = self._note(made, world, substep)
-            np.subtract(self.ctrl, person.kd * gain[-len(work) :], out=torques[substep])
+            np.subtract(self.ctrl, np.multiply(person.kd, gain[-len(work) :], out=work), out=torques[substep])
         made.speed[world] = np.sqrt(self.qvel @ self.qvel)
 
     def _note(self, made: Made, world: int, substep: int) -> Array:
@@ -204,4 +205,6 @@ class _World:
         if self.data.ncon:
             self._contact(self.person.effort, self.data)
             made.load[world, substep], made.center[world, substep] = self.load, self.center
-        return np.subtract(self.qvel, self._before, out=self._before if substep else made.gain[world])
+        gain = self._before if substep else made.gain[world]
+        np.subtract(self.qvel, self._before, out=gain)
+        return gain
