@@ -383,7 +383,8 @@ class SimBackendContract:
         with pytest.raises(SolverError, match=r"world 1 \('short'\)"):
             for _ in range(10):
                 simulation.step(np.zeros((2, 69)))
-        simulation.reset(*(part[1:] for part in _flying(simulation)), [1])
+        position, velocity = _flying(simulation)
+        simulation.reset(position[1:], velocity[1:], [1])
         simulation.step(np.zeros((2, 69)))
         assert np.isfinite(simulation.state()[0]).all()
 

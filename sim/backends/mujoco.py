@@ -205,6 +205,6 @@ class _World:
         if self.data.ncon:
             self._contact(self.person.effort, self.data)
             made.load[world, substep], made.center[world, substep] = self.load, self.center
-        gain = self._before if substep else made.gain[world]
+        gain: Array = self._before if substep else made.gain[world]
         np.subtract(self.qvel, self._before, out=gain)
         return gain
