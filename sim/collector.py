@@ -21,17 +21,18 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
-import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import ImdyError, InputError, SolverError
 from imdy_plugin.interfaces import SimBackend
 from imdy_plugin.progress import report_progress
+from imdy_plugin.sim.dynamics import tree_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, TIMESTEP, Imitator
-from imdy_plugin.sim.records import Episode, RecordStore, episode_name, record_of
+from imdy_plugin.sim.records import Episode, RecordStore, episode_arrays, episode_name, record_from
 from imdy_plugin.sim.rollout import Part, roll_out
-from imdy_plugin.sim.validity import checked
+from imdy_plugin.sim.validity import checks
 from imdy_plugin.sim.variation import DEFAULT_VARIATIONS, Variation, seed_of
 
 _RESTARTS = 3
@@ -313,8 +314,9 @@ def _stored(task: Task, record: xr.Dataset | str, person: xr.Dataset) -> Outcome
 
 def finished_record(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
     """The record of an episode with markers, checks and figures."""
-    record = record_of(episode, person, attrs)
-    return _with_figures(checked(record, person))
+    arrays = episode_arrays(episode, person)
+    arrays |= checks(arrays, tree_of(person), float(person.attrs["height"]))
+    return record_from(arrays, episode.time, person, {**attrs, **_figures(arrays, [str(b) for b in person["body"].values])})
 
 
 def _provenance(task: Task) -> dict[str, Any]:
@@ -323,19 +325,18 @@ def _provenance(task: Task) -> dict[str, Any]:
     return {**task.key, **clip, **settings}
 
 
-def _with_figures(record: xr.Dataset) -> xr.Dataset:
-    valid, failed = record["valid"].values, record["failed"].values
-    touched = np.abs(record["ground_force"].values).max(axis=(0, 2)) > 0
-    figures = {
+def _figures(arrays: Mapping[str, NDArray[Any]], bodies: Sequence[str]) -> dict[str, Any]:
+    valid, failed = arrays["valid"], arrays["failed"]
+    touched = (arrays["ground_force"] != 0.0).any(axis=(0, 2))
+    return {
         "frames": int(valid.size),
         "valid_frames": int(valid.sum()),
         "failed_frames": int(failed.sum()),
         "usable_frames": int((valid & ~failed).sum()),
-        "mean_joint_error": float(record["joint_error"].values[~failed].mean()) if not failed.all() else None,
-        "largest_residual": float(max(record["residual_force"].values.max(), record["residual_moment"].values.max())),
-        "bodies_touched": [str(b) for b in record["body"].values[touched]],
+        "mean_joint_error": float(arrays["joint_error"][~failed].mean()) if not failed.all() else None,
+        "largest_residual": float(max(arrays["residual_force"].max(), arrays["residual_moment"].max())),
+        "bodies_touched": [body for body, there in zip(bodies, touched, strict=True) if there],
     }
-    return record.assign_attrs(figures)
 
 
 def jobs_of(tasks: Sequence[Task], worlds: int = 1) -> list[list[Task]]:

@@ -62,9 +62,10 @@ class BodyTree:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the bodies are: ``rotation`` matrices ``(3, 3, time, body)`` against the ground and ``origin`` ``(3, time, body)`` [m].
+    """Where the bodies are: ``rotation`` matrices ``(3, 3, body, time)`` against the ground and ``origin`` ``(3, body, time)`` [m].
 
-    Origins are seen from the root's, so that nothing is lost far from the ground's origin; ``root`` is the root's own, ``(3, time, 1)``.
+    Origins are seen from the root's, so that nothing is lost far from the ground's origin; ``root`` is the root's own, ``(3, 1, time)``.
+    Frames come last in memory: few calls, each on long stretches.
     """
 
     rotation: Array
@@ -73,8 +74,8 @@ class Placement:
 
     def points(self, body: NDArray[np.intp], location: Array) -> Array:
         """Points fixed in bodies, seen from the ground [m], ``(time, point, 3)``, given the ``body`` and ``location (point, 3)`` of each."""
-        turned = np.einsum("ijtp,pj->tpi", self.rotation[..., body], location)
-        return np.asarray(turned + np.moveaxis(self.origin[..., body] + self.root, 0, -1))
+        turned = _turn(self.rotation[:, :, body], location.T[..., None])
+        return np.ascontiguousarray((turned + self.origin[:, body] + self.root).T)
 
 
 def tree_of(person: xr.Dataset, bodies: Sequence[str] | None = None) -> BodyTree:
@@ -120,13 +121,13 @@ def tree_of(person: xr.Dataset, bodies: Sequence[str] | None = None) -> BodyTree
 
 def place(tree: BodyTree, position: Array) -> Placement:
     """Where the bodies are at ``position (time, coordinate)``."""
-    quaternion = np.moveaxis(position[:, 3:].reshape(len(position), -1, 4), -1, 0)
-    local = _matrices(quaternion / np.linalg.norm(quaternion, axis=0))
+    quaternion = np.ascontiguousarray(position[:, 3:].T).reshape(-1, 4, len(position)).swapaxes(0, 1)
+    local = _matrices(quaternion / np.sqrt((quaternion**2).sum(axis=0)))
     rotation = np.empty_like(local)
     for joint, parent in enumerate(tree.parents):
-        rotation[..., joint] = local[..., joint] if parent < 0 else np.einsum("ijt,jkt->ikt", rotation[..., parent], local[..., joint])
-    steps = _turn(rotation[..., _carriers(tree)], tree.offsets.T[:, None])
-    return Placement(rotation, steps @ tree.ancestors.T, position[:, :3].T[..., None])
+        rotation[:, :, joint] = local[:, :, joint] if parent < 0 else np.einsum("ijt,jkt->ikt", rotation[:, :, parent], local[:, :, joint])
+    steps = _turn(rotation[:, :, _carriers(tree)], tree.offsets.T[..., None])
+    return Placement(rotation, tree.ancestors @ steps, np.ascontiguousarray(position[:, :3].T)[:, None])
 
 
 def required_force(tree: BodyTree, placed: Placement, velocity: Array, acceleration: Array, force: Array | None = None, moment: Array | None = None) -> Array:
@@ -149,28 +150,28 @@ def required_force(tree: BodyTree, placed: Placement, velocity: Array, accelerat
     """
     inertial, turning = _inertial_loads(tree, placed, velocity, acceleration)
     if force is not None and moment is not None:
-        inertial, turning = inertial - np.moveaxis(force, -1, 0), turning - np.moveaxis(moment, -1, 0)
-    carried, moments = inertial @ tree.ancestors, turning @ tree.ancestors
+        inertial, turning = inertial - force.T, turning - moment.T
+    carried, moments = tree.ancestors.T @ inertial, tree.ancestors.T @ turning
     about_joint = _turn_back(placed.rotation, moments - _cross(placed.origin, carried))
-    return np.concatenate([carried[..., 0].T, np.moveaxis(about_joint, 0, -1).reshape(len(velocity), -1)], axis=1)
+    return np.concatenate([carried[:, 0].T, about_joint.T.reshape(len(velocity), -1)], axis=1)
 
 
 def _inertial_loads(tree: BodyTree, placed: Placement, velocity: Array, acceleration: Array) -> tuple[Array, Array]:
-    """Rate of change of each body's momentum less its weight, and the moment of that about the root's origin, ``(3, time, body)``."""
-    carriers, up = _carriers(tree), tree.ancestors.T
+    """Rate of change of each body's momentum less its weight, and the moment of that about the root's origin, ``(3, body, time)``."""
+    carriers, along = _carriers(tree), tree.ancestors
     own = _turn(placed.rotation, _per_body(velocity))
-    spin = own @ up
-    turning = (_turn(placed.rotation, _per_body(acceleration)) + _cross(spin, own)) @ up
-    step = placed.origin - placed.origin[..., carriers]
-    at_origin = acceleration[:, :3].T[..., None] + (_of_point(turning[..., carriers], spin[..., carriers], step)) @ up
-    arm = _turn(placed.rotation, tree.center.T[:, None])
-    force = tree.mass * (at_origin + _of_point(turning, spin, arm) - tree.gravity[:, None, None])
+    spin = along @ own
+    turning = along @ (_turn(placed.rotation, _per_body(acceleration)) + _cross(spin, own))
+    step = placed.origin - placed.origin[:, carriers]
+    at_origin = acceleration[:, :3].T[:, None] + along @ _of_point(turning[:, carriers], spin[:, carriers], step)
+    arm = _turn(placed.rotation, tree.center.T[..., None])
+    force = tree.mass[:, None] * (at_origin + _of_point(turning, spin, arm) - tree.gravity[:, None, None])
     return force, _euler(tree, placed.rotation, spin, turning) + _cross(placed.origin + arm, force)
 
 
 def _euler(tree: BodyTree, rotation: Array, spin: Array, turning: Array) -> Array:
     """Rate of change of each body's angular momentum about its centre of mass, along the ground's axes."""
-    inertia = np.moveaxis(tree.inertia, 0, -1)[:, :, None]
+    inertia = np.moveaxis(tree.inertia, 0, -1)[..., None]
     own_spin, own_turning = _turn_back(rotation, spin), _turn_back(rotation, turning)
     return _turn(rotation, _turn(inertia, own_turning) + _cross(own_spin, _turn(inertia, own_spin)))
 
@@ -181,7 +182,7 @@ def _of_point(turning: Array, spin: Array, arm: Array) -> Array:
 
 
 def _per_body(velocity: Array) -> Array:
-    return np.ascontiguousarray(np.moveaxis(velocity[:, 3:].reshape(len(velocity), -1, 3), -1, 0))
+    return np.ascontiguousarray(velocity[:, 3:].T).reshape(-1, 3, len(velocity)).swapaxes(0, 1)
 
 
 def _carriers(tree: BodyTree) -> NDArray[np.intp]:
@@ -210,6 +211,20 @@ def _matrices(quaternion: Array) -> Array:
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
     return np.array(rows)
+
+
+def rotation_vectors(quaternion: Array) -> Array:
+    """Rotation vectors ``(..., 3)`` [rad], no longer than pi, of unit quaternions ``(..., 4)``, scalar first."""
+    scalar, vector = np.abs(quaternion[..., 0]), quaternion[..., 1:]
+    sine = np.sqrt(np.square(vector).sum(axis=-1))
+    factor = np.where(sine > 1e-9, 2.0 * np.arctan2(sine, scalar) / np.maximum(sine, 1e-12), 2.0)
+    return np.asarray(vector * np.where(quaternion[..., 0] < 0, -factor, factor)[..., None])
+
+
+def quaternions(rotation_vector: Array) -> Array:
+    """Unit quaternions ``(..., 4)``, scalar first, of rotation vectors ``(..., 3)`` [rad]."""
+    half = 0.5 * np.sqrt(np.square(rotation_vector).sum(axis=-1, keepdims=True))
+    return np.concatenate([np.cos(half), 0.5 * np.sinc(half / np.pi) * rotation_vector], axis=-1)
 
 
 def _check_order(order: list[str], names: list[str], parent_of: dict[str, str]) -> None:

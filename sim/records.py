@@ -5,9 +5,10 @@ the imitator commands; what a frame says of forces holds at the beginning of the
 (x forward, y up, z right); rotations turn a body against its parent, angular velocities and torques are along the axes of the
 turned body. A record is a lawful motion (:func:`imdy_plugin.schema.validate_motion`) with more variables, see :data:`VARIABLES`.
 
-The store is a folder with one Zarr group for each episode. An episode appears in it complete or not at all: it is written beside
-and renamed, under a lock that the system frees when its owner dies. So any number of processes may collect into one store, be
-killed, and go on.
+The store is a folder with one Zarr group for each episode, each in a ZIP file of its own. An episode appears in it complete or not
+at all: it is written beside and renamed, under a lock that the system frees when its owner dies. So any number of processes may
+collect into one store, be killed, and go on. Without this package, ``xarray.open_zarr(zarr.storage.ZipStore(path, mode="r"))``
+reads an episode.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,15 +29,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
 from imdy_plugin.schema import AXES, validate_model
-from imdy_plugin.sim.dynamics import place, tree_of
+from imdy_plugin.sim.dynamics import place, quaternions, rotation_vectors, tree_of
 from imdy_plugin.sim.zarr_writer import FixedPoint, write_group
 
 Array = NDArray[np.float64]
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Variables of a record by name."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ VARIABLES: dict[str, Variable] = {
 
 ROUNDING = {name: v.rounding for name, v in VARIABLES.items() if v.rounding is not None}
 
-_PERSON, _PARTIAL, _MANIFEST = "person.json.gz", ".partial", "manifest.json"
+_SUFFIX, _PERSON, _PARTIAL, _MANIFEST = ".zarr.zip", "person.json.gz", ".partial", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -127,18 +131,50 @@ def record_of(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) ->
     attrs
         Provenance.
     """
+    return record_from(episode_arrays(episode, person), episode.time, person, attrs)
+
+
+def record_from(arrays: Arrays, time: Array, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """A record of some of :data:`VARIABLES`, bodies and joints in the order of the model."""
     bodies = [str(b) for b in person["body"].values]
-    order = [episode.bodies.index(b) for b in bodies]
-    arrays = _kinematics(episode, order) | _kinetics(episode, order) | {"marker_position": _marker_positions(episode, person)}
     coords = {
-        "time": ("time", episode.time, {"units": "s"}),
+        "time": ("time", time, {"units": "s"}),
         "body": bodies,
         "joint": bodies[1:],
         "axis": list(AXES),
         "marker": [str(m) for m in person["marker"].values],
     }
-    record = xr.Dataset(coords=coords, attrs=dict(attrs))
-    return with_variables(record, arrays)
+    return xr.Dataset(_described(arrays), coords, dict(attrs))
+
+
+def with_variables(record: xr.Dataset, arrays: Arrays) -> xr.Dataset:
+    """The record with more of :data:`VARIABLES`."""
+    return record.assign(_described(arrays))
+
+
+def _described(arrays: Arrays) -> dict[str, xr.Variable]:
+    made = {}
+    for name, values in arrays.items():
+        variable = VARIABLES[name]
+        said = {"long_name": variable.meaning} | ({"units": variable.units} if variable.units else {})
+        made[name] = xr.Variable(("time", *variable.dims), values, said)
+    return made
+
+
+def rounded(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Variables as they will be read from the store."""
+    return {name: ROUNDING[name].rounded(values) if name in ROUNDING else values for name, values in arrays.items()}
+
+
+def arrays_in(record: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """The variables of a record as plain arrays."""
+    return {str(name): variable.values for name, variable in record.variables.items() if name in VARIABLES}
+
+
+def episode_arrays(episode: Episode, person: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """What an episode gives of :data:`VARIABLES`, rounded, bodies and joints in the order of the model."""
+    order = [episode.bodies.index(str(b)) for b in person["body"].values]
+    return rounded(_kinematics(episode, order) | _kinetics(episode, order) | {"marker_position": _marker_positions(episode, person)})
 
 
 def _marker_positions(episode: Episode, person: xr.Dataset) -> Array:
@@ -147,31 +183,19 @@ def _marker_positions(episode: Episode, person: xr.Dataset) -> Array:
     return place(tree, episode.position).points(bodies, person["marker_location"].values)
 
 
-def with_variables(record: xr.Dataset, arrays: Mapping[str, NDArray[Any]]) -> xr.Dataset:
-    """The record with more of :data:`VARIABLES`, rounded as they will be stored."""
-    made = {}
-    for name, values in arrays.items():
-        variable = VARIABLES[name]
-        kept = variable.rounding.rounded(values) if variable.rounding else values
-        described = {"long_name": variable.meaning} | ({"units": variable.units} if variable.units else {})
-        made[name] = xr.Variable(("time", *variable.dims), kept, described)
-    return record.assign(made)
-
-
 def _kinematics(episode: Episode, order: list[int]) -> dict[str, Array]:
     frames = len(episode.time)
     spins = {name: getattr(episode, name)[:, 3:].reshape(frames, -1, 3)[:, order] for name in ("velocity", "acceleration")}
-    joints = [i - 1 for i in order[1:]]
     return {
         "root_position": episode.position[:, :3],
-        "rotation": _rotation_vectors(episode.position)[:, order],
+        "rotation": _rotations(episode.position)[:, order],
         "root_velocity": episode.velocity[:, :3],
         "angular_velocity": spins["velocity"],
         "root_acceleration": episode.acceleration[:, :3],
         "angular_acceleration": spins["acceleration"],
-        "target": episode.target.reshape(frames, -1, 3)[:, joints],
+        "target": episode.target.reshape(frames, -1, 3)[:, [i - 1 for i in order[1:]]],
         "reference_root_position": episode.reference[:, :3],
-        "reference_rotation": _rotation_vectors(episode.reference)[:, order],
+        "reference_rotation": _rotations(episode.reference)[:, order],
     }
 
 
@@ -196,29 +220,32 @@ def _applied(prefix: str, force: Array, moment: Array) -> dict[str, Array]:
     upward = np.where(touches, force[..., 1], 1.0)
     point = np.stack([moment[..., 2] / upward, np.zeros_like(upward), -moment[..., 0] / upward], axis=-1) * touches[..., None]
     point = ROUNDING[names[1]].rounded(point)
-    return dict(zip(names, (force, point, moment - np.cross(point, force)), strict=True))
+    return dict(zip(names, (force, point, moment - cross(point, force)), strict=True))
 
 
-def _rotation_vectors(position: Array) -> Array:
-    turned = Rotation.from_quat(position[:, 3:].reshape(-1, 4), scalar_first=True).as_rotvec()
-    return np.asarray(turned.reshape(len(position), -1, 3))
+def cross(a: Array, b: Array) -> Array:
+    """Cross products along the last of three or more dimensions; several times faster than numpy's own."""
+    (x, y, z), (u, v, w) = np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0)
+    return np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=-1)
 
 
-def position_of(record: xr.Dataset, prefix: str = "") -> Array:
+def _rotations(position: Array) -> Array:
+    return rotation_vectors(position[:, 3:].reshape(len(position), -1, 4))
+
+
+def position_of(record: xr.Dataset | Arrays, prefix: str = "") -> Array:
     """Place and quaternions (scalar first) in one array, ``(time, coordinate)``, bodies in the record's order; with ``"reference_"`` those imitated."""
-    turned = record[f"{prefix}rotation"].values
-    quaternions = Rotation.from_rotvec(turned.reshape(-1, 3)).as_quat(scalar_first=True)
-    return np.concatenate([record[f"{prefix}root_position"].values, quaternions.reshape(len(turned), -1)], axis=1)
+    return np.concatenate([np.asarray(record[f"{prefix}root_position"]), _flat(quaternions(np.asarray(record[f"{prefix}rotation"])))], axis=1)
 
 
-def velocity_of(record: xr.Dataset) -> Array:
+def velocity_of(record: xr.Dataset | Arrays) -> Array:
     """Velocities in one array, ``(time, velocity)``, bodies in the record's order."""
-    return np.concatenate([record["root_velocity"].values, _flat(record["angular_velocity"].values)], axis=1)
+    return np.concatenate([np.asarray(record["root_velocity"]), _flat(np.asarray(record["angular_velocity"]))], axis=1)
 
 
-def acceleration_of(record: xr.Dataset) -> Array:
+def acceleration_of(record: xr.Dataset | Arrays) -> Array:
     """Accelerations in one array, ``(time, velocity)``, bodies in the record's order."""
-    return np.concatenate([record["root_acceleration"].values, _flat(record["angular_acceleration"].values)], axis=1)
+    return np.concatenate([np.asarray(record["root_acceleration"]), _flat(np.asarray(record["angular_acceleration"]))], axis=1)
 
 
 def _flat(values: Array) -> Array:
@@ -246,32 +273,44 @@ class RecordStore:
 
     def names(self) -> list[str]:
         """Names of the complete episodes."""
-        return sorted(p.parent.name for p in self.folder.glob("*/.zmetadata") if not p.parent.name.startswith("."))
+        return sorted(p.name.removesuffix(_SUFFIX) for p in self.folder.glob(f"*{_SUFFIX}"))
 
     def __contains__(self, name: str) -> bool:
-        return (self.folder / name / ".zmetadata").is_file()
+        return self.path(name).is_file()
+
+    def path(self, name: str) -> Path:
+        """File of an episode, whether it is there or not."""
+        return self.folder / f"{name}{_SUFFIX}"
 
     def attrs(self, name: str) -> dict[str, Any]:
         """Provenance and figures of an episode, without opening its arrays."""
-        path = self._existing(name) / ".zattrs"
-        try:
-            read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FileFormatError(path, f"is not JSON ({error})", "delete the episode's folder and collect again") from error
+        with self._reading(name) as archive:
+            read: dict[str, Any] = json.loads(archive.read(".zattrs"))
         return read
 
     def open(self, name: str) -> xr.Dataset:
         """The record of an episode, read as it is used."""
-        record: xr.Dataset = xr.open_zarr(self._existing(name), consolidated=True, chunks=None)
+        from zarr.storage import ZipStore
+
+        with self._reading(name):
+            record: xr.Dataset = xr.open_zarr(ZipStore(self.path(name), mode="r"), consolidated=True, chunks=None)
         return record
 
     def person(self, name: str) -> xr.Dataset:
         """The model of an episode's person."""
-        path = self._existing(name) / _PERSON
+        with self._reading(name) as archive:
+            return person_from_json(gzip.decompress(archive.read(_PERSON)).decode("utf-8"))
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[zipfile.ZipFile]:
+        """An existing episode's file, where anything that is wrong with it is told with its name."""
+        if name not in self:
+            raise UnknownNameError("episode", name, self.names(), hint=f"(store {self.folder})")
         try:
-            return person_from_json(gzip.decompress(path.read_bytes()).decode("utf-8"))
-        except (OSError, EOFError, ValueError, KeyError) as error:
-            raise FileFormatError(path, f"holds no model ({error})", "delete the episode's folder and collect again") from error
+            with zipfile.ZipFile(self.path(name)) as archive:
+                yield archive
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
+            raise FileFormatError(self.path(name), f"is no complete episode ({error})", "delete the file and collect again") from error
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
@@ -284,28 +323,26 @@ class RecordStore:
 
     def write(self, name: str, record: xr.Dataset, person: xr.Dataset) -> Path:
         """Add a complete episode; call it within :meth:`claimed`."""
-        unfinished, finished = self.folder / _PARTIAL / name, self.folder / name
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_group(unfinished, record, ROUNDING)
-        (unfinished / _PERSON).write_bytes(gzip.compress(person_to_json(person).encode("utf-8"), mtime=0))
-        unfinished.rename(finished)
-        return finished
+        model = gzip.compress(person_to_json(person).encode("utf-8"), compresslevel=3, mtime=0)
+        write_group(self._unfinished(name), record, ROUNDING, {_PERSON: model})
+        return self._unfinished(name).rename(self.path(name))
 
     def copy(self, other: RecordStore, name: str) -> None:
         """Add an episode of another store."""
         with self.claimed(name) as ours:
             if ours:
-                unfinished = self.folder / _PARTIAL / name
-                shutil.rmtree(unfinished, ignore_errors=True)
-                shutil.copytree(other._existing(name), unfinished)
-                unfinished.rename(self.folder / name)
+                shutil.copyfile(other.path(name), self._unfinished(name))
+                self._unfinished(name).rename(self.path(name))
+
+    def _unfinished(self, name: str) -> Path:
+        return self.folder / _PARTIAL / f"{name}{_SUFFIX}"
 
     def clean(self) -> None:
         """Remove what killed processes left behind."""
         for lock in sorted((self.folder / _PARTIAL).glob("*.lock")):
             with _exclusive(lock) as owned:
                 if owned:
-                    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                    self._unfinished(lock.stem).unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, dict[str, Any]]:
         """What is in the store: attributes of each episode by name, from the episodes themselves."""
@@ -317,11 +354,6 @@ class RecordStore:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.manifest(), indent=1, sort_keys=True), encoding="utf-8")
         return path
-
-    def _existing(self, name: str) -> Path:
-        if name not in self:
-            raise UnknownNameError("episode", name, self.names(), hint=f"(store {self.folder})")
-        return self.folder / name
 
 
 def open_store(folder: str | os.PathLike[str]) -> RecordStore:

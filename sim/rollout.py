@@ -15,7 +15,7 @@ from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import InputError
 from imdy_plugin.interfaces import Simulation, StepRecord
 from imdy_plugin.sim.backends.base import DivergedError
-from imdy_plugin.sim.dynamics import BodyTree, place, tree_of
+from imdy_plugin.sim.dynamics import BodyTree, Placement, place, tree_of
 from imdy_plugin.sim.humanoid import motion_of, state_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, Controller
 from imdy_plugin.sim.records import Episode
@@ -119,6 +119,8 @@ class _Track:
         self._reference = state_of(part.reference)[0][: self.steps]
         self._noise = smooth_noise(part.variation, self.steps, simulation.torque_size, part.seed)
         self._tree: BodyTree = tree_of(part.person, simulation.bodies)
+        self._looked_at = np.arange(_CHECKED_EVERY - 1, self.steps, _CHECKED_EVERY)
+        self._wanted = place(self._tree, self._reference[self._looked_at])
         self._last = self.steps
         self._patience = round(after_failure * CONTROL_RATE)
         n, bodies = self.steps, len(simulation.bodies)
@@ -138,15 +140,14 @@ class _Track:
         ground[0, frame], ground[1, frame] = record.ground_force[world], record.ground_moment[world]
         ground[2, frame], ground[3, frame] = record.mean_ground_force[world], record.mean_ground_moment[world]
         self.count = frame + 1
-        if self.count % _CHECKED_EVERY == 0 and self._last == self.steps:
-            self._look_for_failure()
+        if self.count % _CHECKED_EVERY == 0 and self._last == self.steps and self._has_failed(self.count // _CHECKED_EVERY - 1):
+            self._last = min(self.steps, self.count + self._patience)
         self.goes_on = self.count < self._last
 
-    def _look_for_failure(self) -> None:
-        looked = slice(self.count - _CHECKED_EVERY, self.count)
-        error = joint_error(self._tree, place(self._tree, self._position[looked]), self._reference[looked])
-        if (error > FAILURE_DISTANCE).any():
-            self._last = min(self.steps, self.count + self._patience)
+    def _has_failed(self, look: int) -> bool:
+        frames = slice(look, look + 1)
+        wanted = Placement(self._wanted.rotation[..., frames], self._wanted.origin[..., frames], self._wanted.root[..., frames])
+        return bool(joint_error(place(self._tree, self._position[self._looked_at[frames]]), wanted)[0] > FAILURE_DISTANCE)
 
     def episode(self) -> Episode:
         done = slice(0, self.count)

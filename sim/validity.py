@@ -16,6 +16,7 @@ is near it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from imdy_plugin.sim.dynamics import BodyTree, Placement, place, required_force, tree_of
 from imdy_plugin.sim.humanoid import FRICTION
-from imdy_plugin.sim.records import acceleration_of, position_of, velocity_of, with_variables
+from imdy_plugin.sim.records import Arrays, acceleration_of, arrays_in, cross, position_of, rounded, velocity_of, with_variables
 
 Array = NDArray[np.float64]
 
@@ -74,16 +75,15 @@ def residual(record: xr.Dataset, person: xr.Dataset) -> Residual:
     person
         The person's model.
     """
-    tree = _tree_like(record, person)
-    return _residual(record, tree, place(tree, position_of(record)), float(person.attrs["height"]))
+    arrays, tree = arrays_in(record), tree_of(person, [str(b) for b in record["body"].values])
+    return _residual(arrays, tree, place(tree, position_of(arrays)), float(person.attrs["height"]))
 
 
-def _residual(record: xr.Dataset, tree: BodyTree, placed: Placement, height: float) -> Residual:
-    force = record["ground_force"].values
-    arm = record["center_of_pressure"].values - record["root_position"].values[:, None]
-    moment = record["free_moment"].values + np.cross(arm, force)
-    left = required_force(tree, placed, velocity_of(record), acceleration_of(record), force, moment)
-    left[:, 6:] -= record["torque"].values[:, 0].reshape(len(left), -1)
+def _residual(arrays: Arrays, tree: BodyTree, placed: Placement, height: float) -> Residual:
+    force = arrays["ground_force"]
+    moment = arrays["free_moment"] + cross(arrays["center_of_pressure"] - arrays["root_position"][:, None], force)
+    left = required_force(tree, placed, velocity_of(arrays), acceleration_of(arrays), force, moment)
+    left[:, 6:] -= arrays["torque"][:, 0].reshape(len(left), -1)
     largest = np.abs(left)
     lawful = lawful_ground(tree, placed, force)
     return Residual(largest[:, :3].max(axis=1) / tree.weight, largest[:, 3:].max(axis=1) / (tree.weight * height), lawful)
@@ -94,45 +94,55 @@ def lawful_ground(tree: BodyTree, placed: Placement, force: Array) -> NDArray[np
     across = np.hypot(force[..., 0], force[..., 2])
     pushes = across <= FRICTION * force[..., 1] + _SLACK * tree.weight
     touched = (force != 0.0).any(axis=-1)
-    return np.asarray((pushes & (~touched | (_lowest(tree, placed) < NEAR_GROUND))).all(axis=1))
+    return np.asarray((pushes & (~touched | (_lowest(tree, placed).T < NEAR_GROUND))).all(axis=1))
 
 
 def _lowest(tree: BodyTree, placed: Placement) -> Array:
-    """Height of the lowest of each body's joints and centre of mass [m], ``(time, body)``."""
+    """Height of the lowest of each body's joints and centre of mass [m], ``(body, time)``."""
     origin = placed.origin[1] + placed.root[1]
-    center = origin + np.einsum("jtb,bj->tb", placed.rotation[1], tree.center)
+    center = origin + sum(placed.rotation[1, axis] * tree.center[:, axis, None] for axis in range(3))
     lowest: Array = np.minimum(origin, center)
     for body, parent in enumerate(tree.parents):
         if parent >= 0:
-            np.minimum(lowest[:, parent], origin[:, body], out=lowest[:, parent])
+            np.minimum(lowest[parent], origin[body], out=lowest[parent])
     return lowest
 
 
 def checked(record: xr.Dataset, person: xr.Dataset) -> xr.Dataset:
-    """The record with ``residual_force``, ``residual_moment``, ``valid``, ``joint_error`` and ``failed``.
+    """The record with what :func:`checks` finds."""
+    tree = tree_of(person, [str(b) for b in record["body"].values])
+    return with_variables(record, checks(arrays_in(record), tree, float(person.attrs["height"])))
+
+
+def checks(arrays: Arrays, tree: BodyTree, height: float) -> dict[str, NDArray[Any]]:
+    """``residual_force``, ``residual_moment``, ``valid``, ``joint_error`` and ``failed`` of a record's variables, rounded as they are stored.
 
     A frame has failed where the joints are more than :data:`FAILURE_DISTANCE` from the reference's on average, and ever after.
+
+    Parameters
+    ----------
+    arrays
+        Variables of a record as they are stored, bodies in the order of the tree.
+    tree
+        The person's bodies.
+    height
+        Body height [m].
     """
-    tree = _tree_like(record, person)
-    placed = place(tree, position_of(record))
-    found = _residual(record, tree, placed, float(person.attrs["height"]))
-    error = joint_error(tree, placed, position_of(record, "reference_"))
-    arrays: dict[str, NDArray[np.generic]] = {
-        "residual_force": found.force.astype(np.float32),
-        "residual_moment": found.moment.astype(np.float32),
-        "valid": found.valid,
-        "joint_error": error,
-        "failed": np.maximum.accumulate(error > FAILURE_DISTANCE),
-    }
-    return with_variables(record, arrays)
+    placed = place(tree, position_of(arrays))
+    found = _residual(arrays, tree, placed, height)
+    error = joint_error(placed, place(tree, position_of(arrays, "reference_")))
+    return rounded(
+        {
+            "residual_force": found.force.astype(np.float32),
+            "residual_moment": found.moment.astype(np.float32),
+            "valid": found.valid,
+            "joint_error": error,
+            "failed": np.maximum.accumulate(error > FAILURE_DISTANCE),
+        }
+    )
 
 
-def joint_error(tree: BodyTree, placed: Placement, reference: Array) -> Array:
-    """Distance of the joints from those of the reference's ``position (time, coordinate)`` [m], mean over the joints, ``(time,)``."""
-    wanted = place(tree, reference)
+def joint_error(placed: Placement, wanted: Placement) -> Array:
+    """Distance of the joints from where they should be [m], mean over the joints, ``(time,)``."""
     apart = placed.origin - wanted.origin + placed.root - wanted.root
-    return np.asarray(np.sqrt((apart**2).sum(axis=0)).mean(axis=-1))
-
-
-def _tree_like(record: xr.Dataset, person: xr.Dataset) -> BodyTree:
-    return tree_of(person, [str(b) for b in record["body"].values])
+    return np.asarray(np.sqrt((apart**2).sum(axis=0)).mean(axis=0))
