@@ -365,6 +365,7 @@ def imitate_train(
     weights: Annotated[Path, typer.Option("--out", help="The .safetensors to write; checkpoint, curves and card go beside it.")] = Path("policy.safetensors"),
     clips: ClipsOption = None,
     stages: Annotated[str, typer.Option("--stages", help="What is done for how many minutes: clone, primitive, hard, getup, composer.")] = "primitive:60",
+    teacher: Annotated[Path | None, typer.Option("--teacher", help="Folder of the tracker's plans, for the stage clone.")] = None,
     start: Annotated[Path | None, typer.Option("--start", help="A policy's .safetensors to begin with.")] = None,
     backend: BackendOption = "mujoco",
     setting: Annotated[list[str] | None, typer.Option("--set", help="PART.NAME=VALUE, such as ppo.learning_rate=1e-4; repeat for more.")] = None,
@@ -375,7 +376,7 @@ def imitate_train(
     from imdy_plugin.sim.imitator import lessons
 
     with _friendly(), _progress():
-        path = lessons.train_on_clips(data, weights, get_sim_backend(backend), clips, stages, _options(setting), start=start, resume=resume)
+        path = lessons.train_on_clips(data, weights, get_sim_backend(backend), clips, stages, _options(setting), teacher=teacher, start=start, resume=resume)
         out.print(path.with_suffix(".md").read_text(), soft_wrap=True)
         out.print(f"policy written to {path}")
 

@@ -237,6 +237,8 @@ def test_demonstrations_are_what_the_policy_would_have_seen_and_done(library: Li
     observations, actions = shown.samples(config)
     assert observations.shape == (59, 934)
     assert actions == pytest.approx(0.3 - reference.commands[:-1], abs=1e-6)
+    short = Demonstration(reference, reference.position[:20], reference.velocity[:20], shown.target[:19]).samples(config)
+    assert (short[0] == observations[:19]).all()
     with pytest.raises(InputError, match="59 positions"):
         Demonstration(reference, reference.position[1:], reference.velocity, np.zeros((59, 69))).samples(config)
 

@@ -59,7 +59,7 @@ class CloningConfig:
 
     share: float = 1.0
     decay: float = 0.8
-    noise: float = 0.03
+    noise: float = 0.01
     steps: int = 100
     updates: int = 100
     batch: int = 1024
@@ -110,7 +110,7 @@ class Demonstration:
     reference
         What it imitated.
     position, velocity
-        States, one more than targets: ``(time, 99)`` and ``(time, 75)``.
+        States from the reference's first frame on, as far as it went: ``(time, 99)`` and ``(time, 75)``.
     target
         Commands, ``(time - 1, 69)`` or ``(time, 69)``.
     """
@@ -126,17 +126,17 @@ class Demonstration:
         Raises
         ------
         InputError
-            The states are not those of as many frames as the reference has, or targets are missing.
+            There are more states than the reference has frames, or targets are missing.
         """
-        frames = len(self.reference)
-        if len(self.position) != frames or len(self.velocity) != frames or len(self.target) not in (frames - 1, frames):
+        frames, last = len(self.position), len(self.reference) - 1
+        if not 1 < frames <= last + 1 or len(self.velocity) != frames or len(self.target) not in (frames - 1, frames):
             raise InputError(
                 f"demonstration of '{self.reference.name}': {len(self.position)} positions, {len(self.velocity)} velocities and {len(self.target)} targets "
-                f"for {frames} frames; give a state for each frame and a target for each but the last"
+                f"for {last + 1} frames; give a state for each frame, as far as it goes, and a target for each but the last"
             )
         now = np.arange(frames - 1)
         body = kinematics(self.position[now], self.velocity[now], self.reference.offsets)
-        ahead = [self.reference.body[np.minimum(now + k, frames - 1)] for k in config.ahead]
+        ahead = [self.reference.body[np.minimum(now + k, last)] for k in config.ahead]
         base = np.stack([self.reference.base(int(frame), config.action) for frame in now])
         return observe(body, ahead), (self.target[now] - base).astype(np.float32)
 

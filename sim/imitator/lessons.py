@@ -18,6 +18,7 @@ from imdy_plugin.sim.clips import Clip, clips
 from imdy_plugin.sim.imitator.base import CONTROL_RATE
 from imdy_plugin.sim.imitator.policy import load_policy
 from imdy_plugin.sim.imitator.reference import Library, lay_out
+from imdy_plugin.sim.imitator.teaching import PlannedTeacher
 from imdy_plugin.sim.imitator.training import ImitationTraining, parse_stages, train_policy
 
 
@@ -63,6 +64,7 @@ def train_on_clips(
     stages: str = "primitive:60",
     settings: Mapping[str, str] | None = None,
     *,
+    teacher: str | Path | None = None,
     start: str | Path | None = None,
     resume: bool = True,
 ) -> Path:
@@ -80,6 +82,9 @@ def train_on_clips(
         Such as ``clone:20,primitive:60``, see :func:`~imdy_plugin.sim.imitator.training.parse_stages`.
     settings
         Settings that differ from the recipe's, see :func:`configured`.
+    teacher
+        Folder of plans (:class:`~imdy_plugin.sim.imitator.teaching.PlannedTeacher`) that the stage ``clone`` learns from; clips
+        without a plan are left out.
     start
         A policy's file to begin with; it decides the policy's shape.
     resume
@@ -89,8 +94,11 @@ def train_on_clips(
     network = load_policy(start)[0] if start is not None else None
     if network is not None:
         config = replace(config, policy=network.config)
-    chosen = training_clips(data, patterns)
-    return train_policy(library_of(chosen), backend, out, planned, config, start=network, resume=resume, card={"backend": backend.name})
+    taught = PlannedTeacher(teacher) if teacher is not None else None
+    library = library_of([clip for clip in training_clips(data, patterns) if taught is None or taught.knows(clip.name)])
+    shown = [taught.demonstration(reference) for reference in library.references] if taught is not None else ()
+    card = {"backend": backend.name}
+    return train_policy(library, backend, out, planned, config, teacher=taught, demonstrations=shown, start=network, resume=resume, card=card)
 
 
 def configured(settings: Mapping[str, str]) -> ImitationTraining:
