@@ -39,6 +39,10 @@ _FALLEN = {"getup": 0.8, "composer": 0.2}
 """Share of the episodes of a stage that start with a person who has fallen."""
 
 
+_WARM_UP = 5
+"""Updates in which the value alone learns, where the policy already can do something."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a training.
@@ -206,6 +210,7 @@ class _Run:
     ) -> None:
         self.library, self.backend, self.out, self.stages, self.config = library, backend, out, stages, config
         self.teacher, self.demonstrations = teacher, demonstrations
+        self.started = start is not None
         torch.manual_seed(config.seed)
         self.primitives = [copy.deepcopy(start) if start is not None else PolicyNetwork(replace(config.policy, primitives=1))]
         self.checkpoint, self.curves = (out.with_name(out.stem + end) for end in (".checkpoint.safetensors", ".csv"))
@@ -282,7 +287,9 @@ class _Run:
         if stage.kind == "hard" and self.hard:
             library = library.part(self.hard)
         task = replace(config.task, fallen=_FALLEN.get(stage.kind, config.task.fallen))
-        return Reinforcement(network, library, self.backend, task, config.style, config.ppo, seed=seed, device=config.device)
+        able = stage.kind != "composer" and (self.stage > 0 or self.started)
+        ppo = replace(config.ppo, warm_up=max(config.ppo.warm_up, _WARM_UP)) if able else config.ppo
+        return Reinforcement(network, library, self.backend, task, config.style, ppo, seed=seed, device=config.device)
 
     def _controllers(self) -> list[Controller]:
         """The teacher's controllers, one for each motion."""
