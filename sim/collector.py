@@ -255,7 +255,7 @@ def _collect_in_one(tasks: Sequence[Task], clips: _Clips) -> list[Outcome]:
         parts = []
         for task in ours:
             try:
-                parts.append((task, _part(task, clips)))
+                parts.append((task, part_of(task, clips.load(task.clip))))
             except (ImdyError, OSError) as error:
                 outcomes[task.name] = Outcome(task.name, error=_told(error))
         for task, part, record in _simulated(parts) if parts else []:
@@ -280,8 +280,9 @@ class _Clips:
         return self._loaded[clip.name]
 
 
-def _part(task: Task, clips: _Clips) -> Part:
-    reference, person = task.variation.applied(*clips.load(task.clip))
+def part_of(task: Task, loaded: tuple[BodyMotion, xr.Dataset]) -> Part:
+    """Who imitates what in an episode whose clip is loaded."""
+    reference, person = task.variation.applied(*loaded)
     seed = seed_of(task.name, str(task.seed))
     return Part(person, reference, task.imitator.begin(person, reference, seed), task.variation, seed)
 
@@ -299,9 +300,7 @@ def _simulated(parts: Sequence[tuple[Task, Part]]) -> Iterator[tuple[Task, Part,
         yield from ((task, part, _told(error)) for task, part in parts)
         return
     for (task, part), episode in zip(parts, episodes, strict=True):
-        body = {"body": str(part.person.attrs["name"]), "height": float(part.person.attrs["height"]), "mass": float(part.person.attrs["mass"])}
-        attrs = {**_provenance(task), **body, "reference_frames": len(part.reference) - 1}
-        yield task, part, finished_record(episode, part.person, attrs) if len(episode.time) else "the simulation diverged in its first step"
+        yield task, part, finished_record(episode, part.person, provenance(task, part)) if len(episode.time) else "the simulation diverged in its first step"
 
 
 def _stored(task: Task, record: xr.Dataset | str, person: xr.Dataset) -> Outcome:
@@ -319,10 +318,12 @@ def finished_record(episode: Episode, person: xr.Dataset, attrs: Mapping[str, An
     return record_from(arrays, episode.time, person, {**attrs, **_figures(arrays, [str(b) for b in person["body"].values])})
 
 
-def _provenance(task: Task) -> dict[str, Any]:
+def provenance(task: Task, part: Part) -> dict[str, Any]:
+    """What a record says of where it came from."""
+    body = {"body": str(part.person.attrs["name"]), "height": float(part.person.attrs["height"]), "mass": float(part.person.attrs["mass"])}
     clip = {name: getattr(task.clip, name) for name in ("activity", "person", "source", "held_out", "may_train")}
     settings = {"timestep": TIMESTEP, "substeps": SUBSTEPS, "rate": CONTROL_RATE, "imdy_version": version("imdy-plugin")}
-    return {**task.key, **clip, **settings}
+    return {**task.key, **clip, **settings, **body, "reference_frames": len(part.reference) - 1}
 
 
 def _figures(arrays: Mapping[str, NDArray[Any]], bodies: Sequence[str]) -> dict[str, Any]:

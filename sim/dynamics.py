@@ -121,7 +121,7 @@ def tree_of(person: xr.Dataset, bodies: Sequence[str] | None = None) -> BodyTree
 
 def place(tree: BodyTree, position: Array) -> Placement:
     """Where the bodies are at ``position (time, coordinate)``."""
-    quaternion = np.ascontiguousarray(position[:, 3:].T).reshape(-1, 4, len(position)).swapaxes(0, 1)
+    quaternion = np.ascontiguousarray(position[:, 3:].T).reshape(len(tree.bodies), 4, len(position)).swapaxes(0, 1)
     local = _matrices(quaternion / np.sqrt((quaternion**2).sum(axis=0)))
     rotation = np.empty_like(local)
     for joint, parent in enumerate(tree.parents):
@@ -182,7 +182,7 @@ def _of_point(turning: Array, spin: Array, arm: Array) -> Array:
 
 
 def _per_body(velocity: Array) -> Array:
-    return np.ascontiguousarray(velocity[:, 3:].T).reshape(-1, 3, len(velocity)).swapaxes(0, 1)
+    return np.ascontiguousarray(velocity[:, 3:].T).reshape(velocity.shape[1] // 3 - 1, 3, len(velocity)).swapaxes(0, 1)
 
 
 def _carriers(tree: BodyTree) -> NDArray[np.intp]:

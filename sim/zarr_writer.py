@@ -2,7 +2,7 @@
 
 Episodes are short and many, and making a Zarr array through its library costs milliseconds, which for an episode of seconds is as
 much as simulating it. Version 2 of the format is simple enough to write directly: a JSON beside one compressed chunk for each
-array, all in one ZIP file without further compression. xarray and the Zarr library read it, and that is how it is tested.
+array, all in one ZIP file. xarray and the Zarr library read it, and that is how it is tested.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def write_group(path: Path, dataset: xr.Dataset, rounding: Mapping[str, FixedPoi
     texts = {name: json.dumps(content, sort_keys=True, allow_nan=False).encode() for name, content in (described | {".zmetadata": metadata}).items()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in sorted({**texts, **chunks}.items()):
-            archive.writestr(zipfile.ZipInfo(name, _NO_TIME), content)
+            archive.writestr(zipfile.ZipInfo(name, _NO_TIME), content, zipfile.ZIP_DEFLATED if name in texts else zipfile.ZIP_STORED)
 
 
 def _array(name: str, variable: xr.Variable, rounding: FixedPoint | None) -> tuple[dict[str, Any], bytes]:

@@ -21,6 +21,7 @@ from imdy_plugin.sim.backends.base import DivergedError
 from imdy_plugin.sim.backends.mujoco import MujocoBackend
 from imdy_plugin.sim.collector import Task, collect, collect_together, jobs_of, plan
 from imdy_plugin.sim.records import RecordStore, open_store
+from imdy_plugin.sim.throughput import collection_costs
 from imdy_plugin.sim.variation import Variation
 
 _PEOPLE = '''
@@ -316,3 +317,13 @@ def test_a_task_describes_itself(people: Any, tmp_path: Path) -> None:
     assert task.name.startswith("made_00-hold-plain-")
     assert replace(task, seed=1).name != task.name
     assert replace(task, variation=Variation("plain", mass=1.1)).name != task.name
+
+
+def test_costs_are_told_part_by_part(people: Any, tmp_path: Path) -> None:
+    costs = collection_costs(people.tasks(tmp_path)[0], repeats=1)
+    assert set(costs.parts) == {"load", "begin", "start", "simulate", "record", "store"}
+    assert costs.frames == people.CLIPS[0].frames
+    assert 0.0 < costs.bare < costs.parts["simulate"]
+    assert 0.0 < costs.share_of_bare < 1.0
+    assert costs.speed > 0.0
+    assert list(tmp_path.glob("*.zip")) == []
