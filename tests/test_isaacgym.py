@@ -117,6 +117,16 @@ def test_an_interpreter_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         IsaacGymBackend().start([build_standin()])
 
 
+def test_a_file_read_otherwise_is_an_error_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STANDIN_FAULT", "names")
+    begun: list[Worker] = []
+    monkeypatch.setattr(Worker, "__init__", lambda self, *given, make=Worker.__init__: (begun.append(self), make(self, *given))[1])
+    with pytest.raises(SolverError, match="read bodies"):
+        IsaacGymBackend().start([build_standin()], device=None)
+    assert begun[0]._process.returncode is not None
+    assert not begun[0].folder.exists()
+
+
 def test_messages_keep_every_bit() -> None:
     arrays = {"a": np.random.default_rng(0).normal(size=(3, 4)).astype("<f4"), "empty": np.zeros((0, 2)), "i": np.arange(5, dtype="<i4")}
     message = _isaacgym_worker.pack("step", arrays, {"number": 3})

@@ -81,7 +81,12 @@ class IsaacGymBackend(SimBackend):
         chosen = os.fspath(python) if python is not None else os.environ.get(PYTHON_VARIABLE, "")
         if not chosen:
             raise InputError(f"no interpreter with Isaac Gym is named; set {PYTHON_VARIABLE} to the Python 3.8 that it is installed in, or give python=...")
-        return IsaacGymSimulation(people, timestep, Worker([chosen, str(WORKER)], timeout_s), device)
+        worker = Worker([chosen, str(WORKER)], timeout_s)
+        try:
+            return IsaacGymSimulation(people, timestep, worker, device)
+        except BaseException:
+            worker.close()
+            raise
 
 
 class IsaacGymSimulation(CheckedSimulation):

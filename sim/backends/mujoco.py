@@ -57,7 +57,12 @@ class MujocoBackend(SimBackend):
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads were asked for; give at least one")
         names = [str(person.attrs["name"]) for person in people]
-        return MujocoSimulation(people_models(people, timestep), names, timestep, threads or len(os.sched_getaffinity(0)))
+        return MujocoSimulation(people_models(people, timestep), names, timestep, threads or _processors())
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Gym:
             spec.add_actuator(name=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, target=names[0], gear=gear).set_to_motor()
 
     def get_asset_rigid_body_names(self, asset: mujoco.MjModel) -> list[str]:
-        return [asset.body(i).name for i in range(1, asset.nbody)]
+        return [asset.body(i).name for i in range(1, asset.nbody) if os.environ.get("STANDIN_FAULT") != "names" or i != 7]
 
     def get_asset_dof_names(self, asset: mujoco.MjModel) -> list[str]:
         return [asset.actuator(i).name for i in range(asset.nu)]
