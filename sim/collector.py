@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
+import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -28,12 +29,15 @@ from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.errors import ImdyError, InputError, SolverError
 from imdy_plugin.interfaces import SimBackend
 from imdy_plugin.progress import report_progress
-from imdy_plugin.sim.dynamics import tree_of
+from imdy_plugin.sim.dynamics import BodyTree, tree_of
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, SUBSTEPS, TIMESTEP, Imitator
 from imdy_plugin.sim.records import Episode, RecordStore, episode_arrays, episode_name, record_from
 from imdy_plugin.sim.rollout import Part, roll_out
 from imdy_plugin.sim.validity import checks
 from imdy_plugin.sim.variation import DEFAULT_VARIATIONS, Variation, seed_of
+
+_AT_ONCE = 256
+"""Frames that are made into a record at once: few enough for what is computed on the way to stay in the processor's cache."""
 
 _RESTARTS = 3
 """How often dead worker processes are replaced before the collection gives up."""
@@ -313,9 +317,16 @@ def _stored(task: Task, record: xr.Dataset | str, person: xr.Dataset) -> Outcome
 
 def finished_record(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
     """The record of an episode with markers, checks and figures."""
-    arrays = episode_arrays(episode, person)
-    arrays |= checks(arrays, tree_of(person), float(person.attrs["height"]))
+    tree, frames = tree_of(person), len(episode.time)
+    parts = [_recorded(episode.part(slice(first, first + _AT_ONCE)), person, tree) for first in range(0, frames, _AT_ONCE)]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    arrays["failed"] = np.maximum.accumulate(arrays["failed"])
     return record_from(arrays, episode.time, person, {**attrs, **_figures(arrays, [str(b) for b in person["body"].values])})
+
+
+def _recorded(episode: Episode, person: xr.Dataset, tree: BodyTree) -> dict[str, NDArray[Any]]:
+    arrays = episode_arrays(episode, person, tree)
+    return arrays | checks(arrays, tree, float(person.attrs["height"]))
 
 
 def provenance(task: Task, part: Part) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
 from imdy_plugin.schema import AXES, validate_model
-from imdy_plugin.sim.dynamics import place, quaternions, rotation_vectors, tree_of
+from imdy_plugin.sim.dynamics import BodyTree, place, quaternions, rotation_vectors, tree_of
 from imdy_plugin.sim.zarr_writer import FixedPoint, write_group
 
 Array = NDArray[np.float64]
@@ -118,6 +118,10 @@ class Episode:
     mean_ground_moment: Array
     timestep: float
 
+    def part(self, frames: slice) -> Episode:
+        """Some frames of it."""
+        return replace(self, **{name: value[frames] for name, value in vars(self).items() if isinstance(value, np.ndarray)})
+
 
 def record_of(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
     """The record of an episode, rounded as it will be stored; what validity adds is still missing.
@@ -131,7 +135,7 @@ def record_of(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) ->
     attrs
         Provenance.
     """
-    return record_from(episode_arrays(episode, person), episode.time, person, attrs)
+    return record_from(episode_arrays(episode, person, tree_of(person)), episode.time, person, attrs)
 
 
 def record_from(arrays: Arrays, time: Array, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -171,16 +175,14 @@ def arrays_in(record: xr.Dataset) -> dict[str, NDArray[Any]]:
     return {str(name): variable.values for name, variable in record.variables.items() if name in VARIABLES}
 
 
-def episode_arrays(episode: Episode, person: xr.Dataset) -> dict[str, NDArray[Any]]:
-    """What an episode gives of :data:`VARIABLES`, rounded, bodies and joints in the order of the model."""
-    order = [episode.bodies.index(str(b)) for b in person["body"].values]
-    return rounded(_kinematics(episode, order) | _kinetics(episode, order) | {"marker_position": _marker_positions(episode, person)})
-
-
-def _marker_positions(episode: Episode, person: xr.Dataset) -> Array:
-    tree = tree_of(person, episode.bodies)
-    bodies = np.array([tree.bodies.index(str(b)) for b in person["marker_body"].values], dtype=np.intp)
-    return place(tree, episode.position).points(bodies, person["marker_location"].values)
+def episode_arrays(episode: Episode, person: xr.Dataset, tree: BodyTree) -> dict[str, NDArray[Any]]:
+    """What an episode gives of :data:`VARIABLES`, rounded, bodies and joints in the order of the person's tree."""
+    order = [episode.bodies.index(body) for body in tree.bodies]
+    carriers = np.array([tree.bodies.index(str(b)) for b in person["marker_body"].values], dtype=np.intp)
+    turned = episode.position[:, 3:].reshape(len(episode.time), -1, 4)[:, order]
+    placed = place(tree, np.concatenate([episode.position[:, :3], _flat(turned)], axis=1))
+    markers = placed.points(carriers, person["marker_location"].values)
+    return rounded(_kinematics(episode, order) | _kinetics(episode, order) | {"marker_position": markers})
 
 
 def _kinematics(episode: Episode, order: list[int]) -> dict[str, Array]:
