@@ -494,6 +494,7 @@ def collect(
     activities: Annotated[str | None, typer.Option("--activities", help="Activities separated by commas; all if not given.")] = None,
     imitator: Annotated[list[str] | None, typer.Option("--imitator", "-i", help="'tracker' (by default), or a policy's .safetensors; repeat for more.")] = None,
     variations: Annotated[str | None, typer.Option("--variations", help="Names separated by commas; all if not given.")] = None,
+    draw: Annotated[int, typer.Option("--draw", help="Further variations of body and noise, drawn by number.")] = 0,
     backend: BackendOption = "mujoco",
     body_model: Annotated[Path | None, typer.Option("--body-model", help="SMPL body model (.npz) of the people whose poses (.npz) are imitated.")] = None,
     objects: Annotated[bool, typer.Option("--objects", help="Also clips with objects or uneven ground, which the simulation lacks.")] = False,
@@ -512,7 +513,7 @@ def collect(
     with _friendly(), _progress():
         chosen = find_clips(data, clips or (), _words(activities), body_model=body_model, objects=objects)
         imitators = [find_imitator(name) for name in imitator or ("tracker",)]
-        tasks = collector.plan(chosen, imitators, store, get_sim_backend(backend), choose_variations(_words(variations)), seed)
+        tasks = collector.plan(chosen, imitators, store, get_sim_backend(backend), choose_variations(_words(variations), draw), seed)
         report = collector.collect(tasks, workers=workers, scheduler=scheduler, worlds=worlds)
         out.print("\n".join(report.lines()), soft_wrap=True)
 

@@ -120,7 +120,8 @@ class Episode:
 
     def part(self, frames: slice) -> Episode:
         """Some frames of it."""
-        return replace(self, **{name: value[frames] for name, value in vars(self).items() if isinstance(value, np.ndarray)})
+        chosen: dict[str, Any] = {name: value[frames] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **chosen)
 
 
 def record_of(episode: Episode, person: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:

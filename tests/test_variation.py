@@ -143,6 +143,18 @@ def test_noise_is_as_large_and_smooth_as_said_and_repeats() -> None:
     assert smooth_noise(Variation(), 10, 6, seed=4) is None
 
 
+def test_drawn_variations_are_different_adults_and_repeat(person: xr.Dataset) -> None:
+    drawn = choose_variations(["plain"], drawn=40)
+    assert len({v.name for v in drawn}) == 41
+    assert choose_variations(["drawn-007"], drawn=0) == [drawn[8]]
+    heights = np.array([v.height for v in drawn[1:]])
+    assert 0.02 < heights.std() < 0.08
+    assert sum(v.mirrored for v in drawn) == 20
+    assert 10 < sum(v.target_noise > 0 for v in drawn) < 30
+    masses = [v.person(person).attrs["mass"] for v in drawn[:6]]
+    assert len(set(masses)) == 6
+
+
 def test_seeds_come_from_names() -> None:
     assert seed_of("a", "b") == seed_of("a", "b")
     assert len({seed_of("a", "b"), seed_of("ab"), seed_of("b", "a")}) == 3
@@ -157,5 +169,7 @@ def test_variations_that_make_no_sense_are_refused() -> None:
         Variation("x", target_noise=-1.0)
     with pytest.raises(UnknownNameError, match="mirrored"):
         choose_variations(["mirored"])
+    with pytest.raises(UnknownNameError, match="drawn-x"):
+        choose_variations(["drawn-x"])
     assert [v.name for v in choose_variations(["plain"])] == ["plain"]
     assert len({v.name for v in choose_variations([])}) == len(DEFAULT_VARIATIONS)
