@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from imdy_plugin.adapters.smpl.amass import write_amass
+from imdy_plugin.cli import app
 from imdy_plugin.errors import InputError, SolverError
 from imdy_plugin.sim.backends.base import DivergedError
 from imdy_plugin.sim.backends.mujoco import MujocoBackend
 from imdy_plugin.sim.collector import Task, collect, collect_together, jobs_of, plan
+from imdy_plugin.sim.file_clips import file_clips
 from imdy_plugin.sim.records import RecordStore, open_store
 from imdy_plugin.sim.throughput import collection_costs
-from imdy_plugin.sim.variation import Variation
+from imdy_plugin.sim.variation import Variation, sole_heights
 
 _PEOPLE = '''
 """Clips and an imitator that processes of their own can import."""
@@ -327,3 +331,49 @@ def test_costs_are_told_part_by_part(people: Any, tmp_path: Path) -> None:
     assert 0.0 < costs.share_of_bare < 1.0
     assert costs.speed > 0.0
     assert list(tmp_path.glob("*.zip")) == []
+
+
+@pytest.fixture
+def poses(people: Any, tmp_path: Path) -> Path:
+    """A motion file of poses, a metre above the floor and off the origin."""
+    motion, _ = people.CLIPS[0].load()
+    (tmp_path / "ann").mkdir()
+    return write_amass(tmp_path / "ann" / "swing.npz", motion.placed(np.array([2.0, 1.0, 0.0])))
+
+
+def test_motion_files_are_clips_on_the_floor(poses: Path) -> None:
+    (clip,) = file_clips([poses.parent])
+    assert (clip.name, clip.person) == ("ann/swing", "files/ann")
+    motion, person = clip.load()
+    assert abs(sole_heights(motion, person).min()) < 0.01
+    assert len(motion) == 16
+    assert person.attrs["height"] == pytest.approx(1.70)
+
+
+def test_files_that_are_no_motions_are_refused(poses: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"unknown kind; motion files end in .bvh, .npz"):
+        file_clips([tmp_path / "notes.txt"])
+    with pytest.raises(InputError, match="does not exist"):
+        file_clips([tmp_path / "nowhere.npz"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no motion"):
+        file_clips([tmp_path / "empty"])
+    (tmp_path / "other" / "ann").mkdir(parents=True)
+    (tmp_path / "other" / "ann" / "swing.npz").write_bytes(poses.read_bytes())
+    with pytest.raises(InputError, match="'ann/swing'"):
+        file_clips([poses, tmp_path / "other"])
+
+
+def test_the_command_line_collects_files_and_goes_on(people: Any, poses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imdy_plugin.sim.imitator.named.find_imitator", lambda name: people.Hold())
+    words = ["collect", str(poses), "--out", str(tmp_path / "store"), "--variations", "plain,mirrored", "--draw", "1", "--workers", "1"]
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == 0, first.output
+    assert "3 episodes collected, 0 were there, 0 failed to run" in first.output
+    assert "valid 100.00 %" in first.output
+    again = CliRunner().invoke(app, words)
+    assert "0 episodes collected, 3 were there" in again.output
+    wrong = CliRunner().invoke(app, [*words, "--variations", "plane"])
+    assert wrong.exit_code == 2
+    assert "nearest: plain" in wrong.output
