@@ -176,6 +176,20 @@ def test_who_has_fallen_lies_and_is_waited_for(library: Library) -> None:
     task.close()
 
 
+def test_starts_are_off_by_the_noise_that_is_asked_for(library: Library) -> None:
+    def starts(noise: float) -> Any:
+        task = ImitationTask(library, PuppetBackend(), TaskConfig(worlds=50, start_noise=noise))
+        task.restart(np.array([1.0, 0.0]), 0)
+        return task.position - library.state(task.clip, task.frame)[0], task.velocity - library.state(task.clip, task.frame)[1]
+
+    position, velocity = starts(0.02)
+    assert 2.0 * position[:, 4:].reshape(50, -1).std() == pytest.approx(0.02, rel=0.2)
+    assert position[:, 1].std() == pytest.approx(0.01, rel=0.3)
+    assert not position[:, [0, 2]].any()
+    assert velocity.std() == pytest.approx(0.2, rel=0.1)
+    assert not any(part.any() for part in starts(0.0))
+
+
 def test_people_who_burst_start_anew(library: Library) -> None:
     task = ImitationTask(library, MujocoBackend(), TaskConfig(worlds=2))
     task.restart(np.array([1.0, 0.0]), 0)

@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from imdy_plugin.interfaces import SimBackend, Simulation, StepRecord
 from imdy_plugin.sim.backends.base import DivergedError
 from imdy_plugin.sim.humanoid import joint_angles
 from imdy_plugin.sim.imitator.base import SUBSTEPS, TIMESTEP
-from imdy_plugin.sim.imitator.observation import Kinematics, kinematics, observe, style_state
+from imdy_plugin.sim.imitator.observation import COUNT, Kinematics, kinematics, observe, style_state
 from imdy_plugin.sim.imitator.reference import ActionKind, Library
 from imdy_plugin.sim.imitator.reward import RewardConfig, approach_reward, failed, imitation_reward, power_cost
 
@@ -46,6 +47,9 @@ class TaskConfig:
         When an episode has failed, see :func:`~imdy_plugin.sim.imitator.reward.failed`.
     reward
         Terms of the reward.
+    start_noise
+        Standard deviation of the turns [rad] that joints start with beside the reference's; velocities [m/s, rad/s] start off by ten
+        times as much, the height [m] by half.
     fallen
         Share of the episodes that start with a person who has fallen down.
     recovery_steps
@@ -61,6 +65,7 @@ class TaskConfig:
     rule: Literal["any", "mean"] = "any"
     limit: float = 0.25
     reward: RewardConfig = field(default_factory=RewardConfig)
+    start_noise: float = 0.0
     fallen: float = 0.0
     recovery_steps: int = 180
     style_steps: int = 10
@@ -151,7 +156,8 @@ class ImitationTask:
         """
         self._random, self._probabilities, self._fallen = np.random.default_rng(0), np.ones(len(self.library)), None
         self._open(np.asarray(clips), 0)
-        self._place(np.arange(len(clips)), self.clip, np.zeros(len(clips), int))
+        first = np.zeros(len(clips), int)
+        self._place(np.arange(len(clips)), self.clip, first, *self.library.state(self.clip, first))
         return self.observation()
 
     def _open(self, clips: Indices, seed: int) -> None:
@@ -235,17 +241,28 @@ class ImitationTask:
         """Put people at a random frame of their motions."""
         last = np.maximum(self.library.lengths[clip] - 2, 1)
         frame = np.floor(self._random.random(len(worlds)) * last).astype(int)
-        self._place(worlds, clip, frame)
-
-    def _place(self, worlds: Indices, clip: Indices, frame: Indices) -> None:
-        self.clip[worlds], self.frame[worlds], self.age[worlds] = clip, frame, 0
-        position, velocity = self.library.state(clip, frame)
+        position, velocity = self._disturbed(*self.library.state(clip, frame))
         self._recovering[worlds] = 0
         if self._fallen is not None:
             position, velocity = self._lay_down(worlds, position, velocity)
+        self._place(worlds, clip, frame, position, velocity)
+
+    def _place(self, worlds: Indices, clip: Indices, frame: Indices, position: Array, velocity: Array) -> None:
+        self.clip[worlds], self.frame[worlds], self.age[worlds] = clip, frame, 0
         self._running.reset(position, velocity, [int(w) for w in worlds])
         self._style[worlds] = self.library.style(clip, frame, self.config.style_steps)
         self._look()
+
+    def _disturbed(self, position: Array, velocity: Array) -> tuple[Array, Array]:
+        """States that are off by the noise of the start."""
+        noise, count = self.config.start_noise, len(position)
+        if noise <= 0.0:
+            return position, velocity
+        turn = Rotation.from_rotvec(noise * self._random.standard_normal((count * COUNT, 3)))
+        turned = Rotation.from_quat(position[:, 3:].reshape(-1, 4), scalar_first=True) * turn
+        off = np.concatenate([position[:, :3], turned.as_quat(scalar_first=True).reshape(count, -1)], axis=1)
+        off[:, 1] += 0.5 * noise * self._random.standard_normal(count)
+        return off, velocity + 10.0 * noise * self._random.standard_normal(velocity.shape)
 
     def _lay_down(self, worlds: Indices, position: Array, velocity: Array) -> tuple[Array, Array]:
         """Some of the people fallen down where their references are."""
