@@ -99,12 +99,11 @@ def simulated_offsets(person: xr.Dataset) -> Array:
 def rotation_matrices(wxyz: Array) -> Array:
     """Rotation matrices ``(..., 3, 3)`` of unit quaternions ``(..., 4)``, scalar first."""
     w, x, y, z = np.moveaxis(wxyz, -1, 0)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    turned = np.empty((*wxyz.shape[:-1], 3, 3))
+    turned[..., 0, 0], turned[..., 0, 1], turned[..., 0, 2] = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
+    turned[..., 1, 0], turned[..., 1, 1], turned[..., 1, 2] = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
+    turned[..., 2, 0], turned[..., 2, 1], turned[..., 2, 2] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
+    return turned
 
 
 def cross(a: Array, b: Array) -> Array:

@@ -139,9 +139,9 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Actions ``(..., 69)`` for observations ``(..., observation)``."""
-        actions = torch.stack([primitive(observation) for primitive in self.primitives], dim=-2)
         if self.composer is None:
-            return actions.squeeze(-2)
+            return self.primitives[0](observation)  # type: ignore[no-any-return]
+        actions = torch.stack([primitive(observation) for primitive in self.primitives], dim=-2)
         return (self.weights(observation) * actions).sum(dim=-2)
 
     def weights(self, observation: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class PolicyNetwork(nn.Module):
         """The part that training changes: the composer, or the only primitive."""
         return self.primitives[0] if self.composer is None else self.composer  # type: ignore[return-value]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observation: NDArray[np.float32]) -> Array:
         """Actions ``(world, 69)`` for observations ``(world, observation)``, the same for the same."""
         device = next(self.parameters()).device
@@ -201,8 +201,8 @@ class _PolicyController(Controller):
 
     def target(self, frame: int, position: Array, velocity: Array) -> Array:
         body = kinematics(position[None], velocity[None], self._reference.offsets)
-        frames = [np.array([min(frame + k, len(self._reference) - 1)]) for k in self._config.ahead]
-        action = self._network.act(observe(body, [self._reference.body[at] for at in frames]))[0]
+        frames = [min(frame + k, len(self._reference) - 1) for k in self._config.ahead]
+        action = self._network.act(observe(body, [self._reference.body[at : at + 1] for at in frames]))[0]
         return np.asarray(self._reference.base(frame, self._config.action) + action)
 
 

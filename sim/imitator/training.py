@@ -315,7 +315,7 @@ class _Run:
     def _note(self, stage: Stage, rows: list[dict[str, float]]) -> None:
         self.samples += sum(row["samples"] for row in rows)
         self.rows += [{"stage": stage.kind, "section": self.sections, "seconds": round(self.seconds, 2), **row} for row in rows]
-        report_progress(f"{stage.kind}, {rows[-1]['error_mm']:.0f} mm", *self._share(stage))
+        report_progress(f"stage {stage.kind}", *self._share(stage))
 
     def _share(self, stage: Stage) -> tuple[int, int]:
         if stage.minutes is not None:
