@@ -56,9 +56,9 @@ _BODY, _JOINT = ("body", "axis"), ("joint", "axis")
 
 VARIABLES: dict[str, Variable] = {
     "root_position": Variable(("axis",), "m", "place of the root body's joint", FixedPoint(26, 2)),
-    "rotation": Variable(_BODY, "rad", "rotation vector of each body against its parent", FixedPoint(25, 2, True)),
+    "rotation": Variable(_BODY, "rad", "rotation vector of each body against its parent", FixedPoint(26, 2, True)),
     "root_velocity": Variable(("axis",), "m/s", "velocity of the root body's joint", FixedPoint(22, 1)),
-    "angular_velocity": Variable(_BODY, "rad/s", "of each body against its parent, along the body's axes", FixedPoint(21, 1, True)),
+    "angular_velocity": Variable(_BODY, "rad/s", "of each body against its parent, along the body's axes", FixedPoint(22, 1, True)),
     "root_acceleration": Variable(("axis",), "m/s^2", "rate of root_velocity over the first physics step after the frame", FixedPoint(20)),
     "angular_acceleration": Variable(_BODY, "rad/s^2", "rate of angular_velocity over the first physics step after the frame", FixedPoint(16, 1, True)),
     "torque": Variable(
