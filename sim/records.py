@@ -30,7 +30,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError, InputError, UnknownNameError
 from imdy_plugin.schema import AXES, validate_model
 from imdy_plugin.sim.dynamics import BodyTree, place, quaternions, rotation_vectors, tree_of
@@ -353,10 +352,10 @@ class RecordStore:
 
     def write_manifest(self) -> Path:
         """Write :meth:`manifest` beside the episodes, for people and other tools; nothing here reads it."""
-        path = self.folder / _MANIFEST
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.manifest(), indent=1, sort_keys=True), encoding="utf-8")
-        return path
+        path, unfinished = self.folder / _MANIFEST, self.folder / _PARTIAL / _MANIFEST
+        with _exclusive(self.folder / _PARTIAL / "manifest.lock", wait=True):
+            unfinished.write_text(json.dumps(self.manifest(), indent=1, sort_keys=True), encoding="utf-8")
+            return unfinished.rename(path)
 
 
 def open_store(folder: str | os.PathLike[str]) -> RecordStore:
@@ -386,19 +385,26 @@ def person_from_json(text: str) -> xr.Dataset:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Whether a lock file could be locked; it is removed by whoever locked it."""
+def _exclusive(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether a lock file could be locked; it is removed by whoever locked it.
+
+    With ``wait`` it always can, as soon as the others are done.
+    """
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            owned = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            owned = False
-        try:
-            yield owned
-        finally:
-            if owned:
-                path.unlink(missing_ok=True)
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                owned = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                owned = False
+            if wait and not owned:
+                continue
+            try:
+                yield owned
+            finally:
+                if owned:
+                    path.unlink(missing_ok=True)
+            return

@@ -232,6 +232,9 @@ def test_a_claim_is_one_process_s_and_ends_with_it(store: RecordStore) -> None:
 def test_the_manifest_is_made_from_what_is_there(store: RecordStore, add: Callable[..., str]) -> None:
     names = [add(clip=f"made/{n}") for n in range(3)]
     assert set(json.loads(store.write_manifest().read_text())) == set(names)
+    assert list((store.folder / ".partial").iterdir()) == []
+    store.write_manifest().write_text("{}")
+    assert set(store.manifest()) == set(names)
 
 
 def test_training_reads_only_what_is_data(record: xr.Dataset, store: RecordStore, add: Callable[..., str]) -> None:
