@@ -168,7 +168,7 @@ def train_policy(
         A stage lacks what it needs, or the checkpoint is of another training.
     """
     config = config or ImitationTraining()
-    _check(stages, teacher, demonstrations)
+    _check(stages, teacher)
     run = _Run(library, backend, Path(out), list(stages), config, teacher, tuple(demonstrations), start)
     if run.checkpoint.exists() and not resume:
         raise InputError(f"{run.checkpoint} holds an unfinished training; go on with it (resume), or remove it")
@@ -178,12 +178,12 @@ def train_policy(
     return run.finish(dict(card or {}))
 
 
-def _check(stages: Sequence[Stage], teacher: Imitator | None, demonstrations: Sequence[Demonstration]) -> None:
+def _check(stages: Sequence[Stage], teacher: Imitator | None) -> None:
     kinds = [stage.kind for stage in stages]
     if not kinds:
         raise InputError("a training needs at least one stage, such as primitive:60")
-    if "clone" in kinds and teacher is None and not demonstrations:
-        raise InputError("the stage 'clone' needs a teacher")
+    if "clone" in kinds and teacher is None:
+        raise InputError("the stage 'clone' needs a teacher; give the folder of its plans (--teacher)")
     if kinds[0] not in ("clone", "primitive"):
         raise InputError(f"a training begins with 'clone' or 'primitive', not with '{kinds[0]}'")
     if ("composer" in kinds) != (kinds[-1] == "composer") or any(a == "composer" for a, _ in pairwise(kinds)):
