@@ -381,7 +381,7 @@ def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[Outcome]:
         if not left:
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_begin_worker) as pool:
             futures = {pool.submit(job.run): job for job in left}
             try:
                 for future in as_completed(futures):
@@ -394,8 +394,9 @@ def _in_processes(jobs: Sequence[_Job], workers: int) -> Iterator[Outcome]:
         raise SolverError(f"worker processes died {_RESTARTS} times (short of memory?); {len(left)} clips are missing, run the same again to go on")
 
 
-def _end_with_parent() -> None:
-    """Let a worker process end when the one that started it does, however it ended."""
+def _begin_worker() -> None:
+    """Let a worker process keep to one processor, and end when the one that started it does, however it ended."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
