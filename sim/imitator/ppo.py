@@ -186,7 +186,7 @@ class Reinforcement:
             with torch.no_grad():
                 action, _ = self.agent.act(seen, None, timestep=0, timesteps=1)
             outcome = self.task.step(action.double().cpu().numpy())
-            style = self.judge.reward(torch.from_numpy(outcome.style).to(self.device))
+            style = self._style(outcome)
             self._record(seen, action, outcome, style)
             observation = self.task.observation()
             outcomes.append(outcome)
@@ -194,6 +194,12 @@ class Reinforcement:
         judged = self._teach_judge(outcomes, random)
         self._see(self.agent.memory.get_tensor_by_name("observations").flatten(0, 1))
         return observation, self._row(outcomes, torch.stack(styles), judged)
+
+    def _style(self, outcome: Outcome) -> Tensor:
+        """What the judge says, ``(world,)``; zero where it does not count."""
+        if self.config.style_share <= 0.0:
+            return torch.zeros(len(outcome.reward), device=self.device)
+        return self.judge.reward(torch.from_numpy(outcome.style).to(self.device))
 
     def _record(self, seen: Tensor, action: Tensor, outcome: Outcome, style: Tensor) -> None:
         reward = self.config.task_share * torch.from_numpy(outcome.reward).float().to(self.device) + self.config.style_share * style
