@@ -22,7 +22,9 @@ from imdy_plugin.sim.humanoid import BODIES, joint_angles
 from imdy_plugin.sim.imitator.amp import StyleConfig
 from imdy_plugin.sim.imitator.base import Controller, Imitator
 from imdy_plugin.sim.imitator.cloning import Buffer, Cloning, CloningConfig, Demonstration
-from imdy_plugin.sim.imitator.lessons import configured
+from imdy_plugin.sim.imitator.lessons import configured, planned_part
+from imdy_plugin.sim.imitator.planning import Plan
+from imdy_plugin.sim.imitator.plans import PlanFolder, write_plan
 from imdy_plugin.sim.imitator.policy import PolicyConfig, PolicyNetwork, load_policy
 from imdy_plugin.sim.imitator.ppo import PpoConfig, Reinforcement
 from imdy_plugin.sim.imitator.reference import Library, lay_out
@@ -255,6 +257,17 @@ def test_demonstrations_are_what_the_policy_would_have_seen_and_done(library: Li
     assert (short[0] == observations[:19]).all()
     with pytest.raises(InputError, match="59 positions"):
         Demonstration(reference, reference.position[1:], reference.velocity, np.zeros((59, 69))).samples(config)
+
+
+def test_motions_without_a_plan_are_not_taught(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no plan of any of the 2"):
+        planned_part(library, tmp_path)
+    bent = library.references[1]
+    plan = Plan(bent.position[:20], bent.velocity[:20], bent.commands[:19], np.zeros((19, 69, 150)), False)
+    write_plan(PlanFolder(tmp_path).file(bent.person, bent.motion), plan)
+    part, shown = planned_part(library, tmp_path)
+    assert [reference.name for reference in part.references] == ["bent"]
+    assert shown[0].samples(PolicyConfig())[1] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_oldest_samples_give_way() -> None:

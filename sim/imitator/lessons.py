@@ -16,10 +16,15 @@ from imdy_plugin.interfaces import SimBackend
 from imdy_plugin.progress import report_progress
 from imdy_plugin.sim.clips import Clip, clips
 from imdy_plugin.sim.imitator.base import CONTROL_RATE
+from imdy_plugin.sim.imitator.cloning import Demonstration
+from imdy_plugin.sim.imitator.plans import PlanFolder
 from imdy_plugin.sim.imitator.policy import load_policy
 from imdy_plugin.sim.imitator.reference import Library, lay_out
-from imdy_plugin.sim.imitator.teaching import PlannedTeacher
+from imdy_plugin.sim.imitator.tracker import Tracker
 from imdy_plugin.sim.imitator.training import ImitationTraining, parse_stages, train_policy
+
+_SAME_RATE = 1e-3
+"""Difference of rates [Hz] that is none: a motion is known by its numbers, and resampling may turn the sign of a quaternion."""
 
 
 def training_clips(data: str | Path, patterns: Sequence[str] | None = None) -> list[Clip]:
@@ -51,7 +56,7 @@ def library_of(chosen: Sequence[Clip]) -> Library:
     references = []
     for number, clip in enumerate(chosen):
         motion, person = clip.load()
-        references.append(lay_out(person, motion.resampled(CONTROL_RATE)))
+        references.append(lay_out(person, motion if abs(motion.rate - CONTROL_RATE) < _SAME_RATE else motion.resampled(CONTROL_RATE)))
         report_progress("motions", number + 1, len(chosen))
     return Library(references)
 
@@ -83,8 +88,8 @@ def train_on_clips(
     settings
         Settings that differ from the recipe's, see :func:`configured`.
     teacher
-        Folder of plans (:class:`~imdy_plugin.sim.imitator.teaching.PlannedTeacher`) that the stage ``clone`` learns from; clips
-        without a plan are left out.
+        Folder of the tracker's plans (:class:`~imdy_plugin.sim.imitator.plans.PlanFolder`) that the stage ``clone`` learns from;
+        clips without a plan are left out.
     start
         A policy's file to begin with; it decides the policy's shape.
     resume
@@ -94,11 +99,32 @@ def train_on_clips(
     network = load_policy(start)[0] if start is not None else None
     if network is not None:
         config = replace(config, policy=network.config)
-    taught = PlannedTeacher(teacher) if teacher is not None else None
-    library = library_of([clip for clip in training_clips(data, patterns) if taught is None or taught.knows(clip.name)])
-    shown = [taught.demonstration(reference) for reference in library.references] if taught is not None else ()
+    library = library_of(training_clips(data, patterns))
     card = {"backend": backend.name}
-    return train_policy(library, backend, out, planned, config, teacher=taught, demonstrations=shown, start=network, resume=resume, card=card)
+    if teacher is None:
+        return train_policy(library, backend, out, planned, config, start=network, resume=resume, card=card)
+    library, shown = planned_part(library, teacher)
+    return train_policy(library, backend, out, planned, config, teacher=Tracker(teacher), demonstrations=shown, start=network, resume=resume, card=card)
+
+
+def planned_part(library: Library, folder: str | Path) -> tuple[Library, list[Demonstration]]:
+    """The motions that a folder has plans of, and what the plans do.
+
+    Raises
+    ------
+    InputError
+        There is no plan of any.
+    """
+    plans = PlanFolder(folder)
+    planned = [number for number, each in enumerate(library.references) if plans.file(each.person, each.motion).exists()]
+    if not planned:
+        raise InputError(f"{folder} holds no plan of any of the {len(library)} motions; the tracker makes them: Tracker(plans=folder)")
+    part = library.part(planned)
+    shown = []
+    for reference in part.references:
+        plan = plans.get(reference.person, reference.motion)
+        shown.append(Demonstration(reference, plan.position, plan.velocity, plan.target))
+    return part, shown
 
 
 def configured(settings: Mapping[str, str]) -> ImitationTraining:
