@@ -51,10 +51,10 @@ SOLE_RADIUS = 0.012
 
 FRICTION = 1.0
 
-_SOFTNESS = {"solref": [0.02, 1.0], "solimp": [0.0, 0.95, 0.01, 0.5, 2.0]}
-"""Contact gives way as padded heels and shoes do: standing people sink in by 7 mm, and force sets in without a jump."""
+_SOFTNESS = {"solref": [0.02, 1.0], "solimp": [0.0, 0.95, 0.02, 0.5, 2.0]}
+"""Contact gives way as padded heels and shoes do: standing people sink in by a centimetre, and force sets in without a jump."""
 
-STANDING_DEPTH = 0.006
+STANDING_DEPTH = 0.01
 """How deep the soles of somebody who stands are in the ground [m], about."""
 
 _FLESH_DENSITY = 1000.0
@@ -196,6 +196,21 @@ def joint_angles(position: Array) -> Array:
     return _rotation_vector(q).reshape(*position.shape[:-1], -1)
 
 
+def joint_angles_between(first: Array, second: Array) -> Array:
+    """Rotation vectors that turn the joints of one position into those of another, ``(time, 69)``, of positions ``(time, 99)``."""
+    a, b = (p[:, 7:].reshape(len(p), -1, 4) for p in (first, second))
+    return _rotation_vector(_product(_conjugate(a), b)).reshape(len(first), -1)
+
+
+def departed(reference: Array, old_reference: Array, old: Array, length: float) -> Array:
+    """Positions that depart from a reference as others do from theirs, ``(time, 99)`` each; distances ``length`` times as long."""
+    root = reference[:, :3] + length * (old[:, :3] - old_reference[:, :3])
+    was, now, base = (p[:, 3:].reshape(len(p), -1, 4) for p in (old_reference, old, reference))
+    turned = _product(base, _product(_conjugate(was), now))
+    turned /= np.linalg.norm(turned, axis=-1, keepdims=True)
+    return np.concatenate([root, turned.reshape(len(root), -1)], axis=1)
+
+
 def add_ground(spec: mujoco.MjSpec) -> None:
     """The ground: the plane y = 0, which bodies touch and nothing else does."""
     upright = np.sqrt(0.5)
@@ -220,7 +235,12 @@ def _add_bodies(spec: mujoco.MjSpec, person: xr.Dataset) -> None:
     for index, (name, parent) in enumerate(zip(JOINTS, PARENTS, strict=True)):
         carrier = spec.worldbody if parent < 0 else made[parent]
         body = carrier.add_body(
-            name=name, pos=np.zeros(3) if parent < 0 else offsets[index], mass=masses[index], ipos=centers[index], fullinertia=inertia[index], explicitinertial=True
+            name=name,
+            pos=np.zeros(3) if parent < 0 else offsets[index],
+            mass=masses[index],
+            ipos=centers[index],
+            fullinertia=inertia[index],
+            explicitinertial=True,
         )
         if parent < 0:
             body.add_freejoint(name=name)

@@ -180,7 +180,8 @@ def smooth_noise(variation: Variation, frames: int, size: int, seed: int) -> Arr
 
 def _start(part: Part) -> tuple[Array, Array]:
     """State in which a person begins, ``(1, ...)``: that of the reference, joints turned by the variation's noise and the soles no deeper than before."""
-    position, velocity = (array[:1].copy() for array in state_of(part.reference.part(0, min(3, len(part.reference)))))
+    begun = part.controller.start(0) or tuple(array[0] for array in state_of(part.reference.part(0, min(3, len(part.reference)))))
+    position, velocity = (np.array(array)[None] for array in begun)
     if part.variation.start_noise == 0.0:
         return position, velocity
     turns = np.random.default_rng([part.seed, 2]).normal(scale=part.variation.start_noise, size=(position.shape[1] // 4 - 1, 3))

@@ -43,6 +43,10 @@ class Controller(abc.ABC):
             Targets of the joints' proportional-derivative control [rad], ``(torque,)``.
         """
 
+    def start(self, frame: int) -> tuple[Array, Array] | None:
+        """The state, ``(position,)`` and ``(velocity,)``, in which the imitation of a frame is best begun; None for the reference's own."""
+        return None
+
 
 class Imitator(abc.ABC):
     """Makes a simulated person move like a reference, by torques of its joints alone."""

@@ -157,7 +157,8 @@ def imitate(imitator: Imitator, reference: BodyMotion, person: xr.Dataset, backe
 
 def _roll_out(simulation: Simulation, controller: Controller, wanted: BodyMotion, offsets: Array) -> tuple[list[Array], list[StepRecord], str]:
     """States of the frames that were reached, what acted between them, and why it ended early."""
-    position, velocity = (array[:1] for array in state_of(wanted))
+    begun = controller.start(0) or tuple(array[0] for array in state_of(wanted))
+    position, velocity = (np.asarray(array)[None] for array in begun)
     places = joint_positions(wanted, offsets)
     simulation.reset(position, velocity)
     states: list[Array] = [position[0]]

@@ -11,7 +11,7 @@ TRACKER = "tracker"
 
 
 def find_imitator(name: str) -> Imitator:
-    """The tracker by its name, or a policy by the path of its weights.
+    """The tracker by its name (``tracker:FOLDER`` keeps its plans in a folder), or a policy by the path of its weights.
 
     Raises
     ------
@@ -20,10 +20,10 @@ def find_imitator(name: str) -> Imitator:
     FileFormatError
         The file holds no policy.
     """
-    if name == TRACKER:
+    if name == TRACKER or name.startswith(f"{TRACKER}:"):
         from imdy_plugin.sim.imitator.tracker import Tracker
 
-        return Tracker()
+        return Tracker(name.partition(":")[2] or None)
     path = Path(name)
     if path.suffix == ".safetensors" and path.is_file():
         from imdy_plugin.sim.imitator.policy import PolicyImitator
