@@ -242,7 +242,7 @@ def _geom_element(model: mujoco.MjModel, geom: int, body: ET.Element) -> None:
         conaffinity=str(int(model.geom_conaffinity[geom])),
         condim=str(int(model.geom_condim[geom])),
         priority=str(int(model.geom_priority[geom])),
-        **{name: _numbers(getattr(model, f"geom_{name}")[geom]) for name in ("friction", "solref", "solimp", "solmix", "margin", "gap")},
+        attrib={name: _numbers(getattr(model, f"geom_{name}")[geom]) for name in ("friction", "solref", "solimp", "solmix", "margin", "gap")},
     )
 
 

@@ -174,7 +174,7 @@ def _angular_velocity(rotation: Array, step: float) -> Array:
 
 
 def _conjugate(q: Array) -> Array:
-    return q * np.array([1.0, -1.0, -1.0, -1.0])
+    return np.asarray(q * np.array([1.0, -1.0, -1.0, -1.0]))
 
 
 def _product(a: Array, b: Array) -> Array:
