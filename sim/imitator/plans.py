@@ -148,7 +148,7 @@ def read_plan(path: Path) -> tuple[Plan, BodyMotion]:
         with np.load(path, allow_pickle=False) as file:
             plan = Plan(**{name: file[name] for name in _ARRAYS}, complete=bool(file["complete"]))
             return plan, BodyMotion(file["time"], file["root_position"], file["rotation_wxyz"], str(file["name"]))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FileFormatError(path, f"is no plan, or damaged: {error}", "delete it and it is made again") from error
 
 
