@@ -53,7 +53,7 @@ DefaultsOption = Annotated[bool, typer.Option("--use-defaults", help="Fill coord
 OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
 ClipsArgument = Annotated[Path, typer.Argument(help="Folder of recordings with cmu_mocap/bvh or references/.")]
 ClipsOption = Annotated[list[str] | None, typer.Option("--clips", help="Pattern of clip names, such as 'cmu/07*'; repeat for more.")]
-ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker', or the path of a policy's weights (.safetensors).")]
+ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker' ('tracker:FOLDER' keeps its plans there), or a policy's .safetensors.")]
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of the data set that 'imdy collect' made.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Physics engine.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
@@ -492,7 +492,9 @@ def collect(
     store: Annotated[Path, typer.Option("--out", help="Folder of the data set; what is in it is not collected again.")] = Path("imdy-data"),
     clips: ClipsOption = None,
     activities: Annotated[str | None, typer.Option("--activities", help="Activities separated by commas; all if not given.")] = None,
-    imitator: Annotated[list[str] | None, typer.Option("--imitator", "-i", help="'tracker' (by default), or a policy's .safetensors; repeat for more.")] = None,
+    imitator: Annotated[
+        list[str] | None, typer.Option("--imitator", "-i", help="'tracker' (by default), 'tracker:PLANS', or a policy's .safetensors; repeat for more.")
+    ] = None,
     variations: Annotated[str | None, typer.Option("--variations", help="Names separated by commas; all if not given.")] = None,
     draw: Annotated[int, typer.Option("--draw", help="Further variations of body and noise, drawn by number.")] = 0,
     backend: BackendOption = "mujoco",

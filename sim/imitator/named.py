@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from imdy_plugin.errors import UnknownNameError
@@ -10,8 +11,15 @@ from imdy_plugin.sim.imitator.base import Imitator
 TRACKER = "tracker"
 
 
+def plans_folder() -> Path:
+    """Where plans are kept if nobody says otherwise: ``IMDY_PLANS_DIR``, or ``imdy-plans`` in the user's cache."""
+    return Path(os.environ.get("IMDY_PLANS_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imdy-plans")
+
+
 def find_imitator(name: str) -> Imitator:
-    """The tracker by its name (``tracker:FOLDER`` keeps its plans in a folder), or a policy by the path of its weights.
+    """The tracker by its name, or a policy by the path of its weights.
+
+    ``tracker`` keeps its plans in :func:`plans_folder`, ``tracker:FOLDER`` in a folder.
 
     Raises
     ------
@@ -23,7 +31,7 @@ def find_imitator(name: str) -> Imitator:
     if name == TRACKER or name.startswith(f"{TRACKER}:"):
         from imdy_plugin.sim.imitator.tracker import Tracker
 
-        return Tracker(name.partition(":")[2] or None)
+        return Tracker(name.partition(":")[2] or plans_folder())
     path = Path(name)
     if path.suffix == ".safetensors" and path.is_file():
         from imdy_plugin.sim.imitator.policy import PolicyImitator

@@ -3,7 +3,7 @@
 A short stretch of the motion is simulated, the simulator is linearised along it (contacts included), and the linear-quadratic
 problem of following the reference with little effort gives corrections and feedback (Li and Todorov 2004; Tassa, Erez and Todorov
 2012, IROS:4906-4913). The first commands are kept, the stretch moves on. Where the person gets lost, the plan goes back and
-tries again with a longer look ahead. What acts in a plan are commands of the joints and nothing else, so every frame of it is
+improves each look more often from there. What acts in a plan are commands of the joints and nothing else, so every frame of it is
 simulated motion like any other.
 """
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solveh_banded
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations
 from imdy_plugin.adapters.smpl.topology import JOINTS
@@ -123,7 +124,8 @@ def plan_motion(person: xr.Dataset, reference: BodyMotion, settings: PlanSetting
     """
     if len(reference) < 3 or abs(reference.rate - CONTROL_RATE) > 0.01:
         raise InputError(f"motion '{reference.name}' has {len(reference)} frames at {reference.rate:g} Hz; give 3 or more at {CONTROL_RATE:g} Hz (resampled)")
-    return _Planner(person, standing(reference, person), settings or PlanSettings()).plan()
+    with threadpool_limits(1):  # matrices of 150 x 150: a second thread costs ten times what it gives
+        return _Planner(person, standing(reference, person), settings or PlanSettings()).plan()
 
 
 def standing(reference: BodyMotion, person: xr.Dataset) -> BodyMotion:
