@@ -131,7 +131,7 @@ def test_the_commands_stay_within_human_strength(person: Any, plan: Plan) -> Non
 
 
 def test_the_same_plan_is_made_twice(person: Any) -> None:
-    still, quick = moved({}, person, frames=5), PlanSettings(horizon=4, advance=2, first_improvements=1)
+    still, quick = moved({}, person, frames=4), PlanSettings(horizon=2, advance=2, first_improvements=1)
     first, second = (plan_motion(person, still, quick) for _ in range(2))
     np.testing.assert_array_equal(first.target, second.target)
     np.testing.assert_array_equal(first.gain, second.gain)
@@ -264,6 +264,32 @@ def test_gradients_of_the_cost_agree_with_finite_differences(person: Any, refere
     np.testing.assert_allclose(gradient[exact], measured[exact], atol=1e-6)
     np.testing.assert_allclose(curvature, curvature.T, atol=1e-12)
     assert np.linalg.eigvalsh(curvature).min() > -1e-9
+
+
+@pytest.mark.parametrize("caution", [0.0, 3.0])
+def test_corrections_and_gains_solve_the_linear_quadratic_problem(planner: Any, caution: float) -> None:
+    """Against one dense system for the commands of three steps; caution weighs the corrections besides."""
+    start, steps, size = 8, 3, 150
+    frames, random = slice(start, start + steps), np.random.default_rng(6)
+    position, velocity, target = planner.position[start : start + steps + 1], planner.velocity[start : start + steps + 1] + 0.2, planner.target[frames] + 0.1
+    dynamics = [(random.normal(scale=0.1, size=(size, size)), random.normal(scale=0.1, size=(size, 69))) for _ in range(steps)]
+    correction, gain = planner._solved(start, planning._Stretch(position, velocity, target, 0.0), dynamics, caution)
+    state, commands, wanted = np.zeros((size, steps * 69)), np.diag(np.tile(2 * planner.effort, steps)), np.tile(2 * planner.effort, steps) * 0.1
+    for i, (by_state, by_target) in enumerate(dynamics):
+        state = by_state @ state
+        state[:, 69 * i : 69 * (i + 1)] += by_target
+        factor = planner.settings.ending if i == steps - 1 else 1.0
+        slope, curve = (factor * q for q in planner._quadratic(start + i + 1, position[i + 1], velocity[i + 1]))
+        commands, wanted = commands + state.T @ curve @ state, wanted + state.T @ slope
+    if caution == 0.0:
+        departure, made = np.zeros(size), []
+        for i, (by_state, by_target) in enumerate(dynamics):
+            made.append(correction[i] + gain[i] @ departure)
+            departure = by_state @ departure + by_target @ made[-1]
+        np.testing.assert_allclose(np.concatenate(made), np.linalg.solve(commands, -wanted), rtol=1e-6, atol=1e-9)
+    else:
+        last = commands[-69:, -69:] + np.diag(2 * caution * planner.effort)
+        np.testing.assert_allclose(correction[-1], np.linalg.solve(last, -wanted[-69:]), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-6, 9e-5, 2e-4, 0.5, 2.0, 3.1])

@@ -17,7 +17,7 @@ from imdy_plugin.adapters.smpl.topology import JOINTS
 from imdy_plugin.errors import FileFormatError
 from imdy_plugin.sim.backends.mujoco import MujocoBackend
 from imdy_plugin.sim.floor import lowest_points
-from imdy_plugin.sim.humanoid import motion_of, state_of
+from imdy_plugin.sim.humanoid import joint_angles, motion_of, state_of
 from imdy_plugin.sim.imitator import plans
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, TIMESTEP
 from imdy_plugin.sim.imitator.planning import Plan, PlanSettings, plan_motion, standing
@@ -296,6 +296,29 @@ def test_a_plan_carried_over_holds_for_a_person_of_other_lengths(person: Any, re
     assert len(carried.position) == len(motion)
     assert errors(other, motion, followed(other, motion, carried)).max() < 0.02
     assert errors(other, motion, followed(other, motion, plan)).max() > 0.03
+
+
+def test_departures_grow_with_length_and_speeds_with_its_root(person: Any, reference: BodyMotion, plan: Plan) -> None:
+    motion, _ = Variation("tall", height=1.21).applied(reference, person)
+    carried = carried_over(plan, reference, motion)
+    assert carried is not None
+    stretch = (len(motion) - 1) / (FRAMES - 1)
+    old, old_velocity, new, new_velocity = *state_of(reference), *state_of(motion)
+    frames = np.round(np.arange(len(motion)) / stretch).astype(int)
+    departed, faster = carried.position[:, :3] - new[:, :3], carried.velocity - new_velocity
+    was = plan.velocity[frames] - old_velocity[frames]
+    np.testing.assert_allclose(departed, stretch**2 * (plan.position[frames, :3] - old[frames, :3]), atol=1e-9)
+    np.testing.assert_allclose(faster[:, :3], stretch * was[:, :3], atol=1e-9)
+    np.testing.assert_allclose(faster[:, 3:], was[:, 3:] / stretch, atol=1e-9)
+    steps = frames[:-1]
+    effort = plan.target[steps] - joint_angles(plan.position[steps])
+    np.testing.assert_allclose(carried.target - joint_angles(carried.position[:-1]), stretch**2 * effort, atol=1e-9)
+    metres, turns, speeds, rates = (carried.gain[..., part] for part in (slice(0, 3), slice(3, 75), slice(75, 78), slice(78, 150)))
+    np.testing.assert_allclose(metres, plan.gain[steps][..., :3], rtol=1e-5)
+    np.testing.assert_allclose(turns, stretch**2 * plan.gain[steps][..., 3:75], rtol=1e-5)
+    np.testing.assert_allclose(speeds, stretch * plan.gain[steps][..., 75:78], rtol=1e-5)
+    np.testing.assert_allclose(rates, stretch**3 * plan.gain[steps][..., 78:], rtol=1e-5)
+    assert np.abs(was).max() > 0.1
 
 
 def test_a_plan_that_ends_early_is_carried_over_as_far_as_it_goes(person: Any, reference: BodyMotion, plan: Plan) -> None:
