@@ -196,9 +196,9 @@ def joint_angles(position: Array) -> Array:
     return _rotation_vector(q).reshape(*position.shape[:-1], -1)
 
 
-def joint_angles_between(first: Array, second: Array) -> Array:
-    """Rotation vectors that turn the joints of one position into those of another, ``(time, 69)``, of positions ``(time, 99)``."""
-    a, b = (p[:, 7:].reshape(len(p), -1, 4) for p in (first, second))
+def rotations_between(first: Array, second: Array) -> Array:
+    """Rotation vectors from the rotations of root and joints in one position to those in another, ``(time, 72)``, of positions ``(time, 99)``."""
+    a, b = (p[:, 3:].reshape(len(p), -1, 4) for p in (first, second))
     return _rotation_vector(_product(_conjugate(a), b)).reshape(len(first), -1)
 
 

@@ -21,7 +21,7 @@ from imdy_plugin.adapters.smpl.motion import BodyMotion
 from imdy_plugin.adapters.smpl.topology import JOINTS, MIRRORED
 from imdy_plugin.atomic import replacing
 from imdy_plugin.errors import FileFormatError
-from imdy_plugin.sim.humanoid import BODIES, departed, joint_angles, joint_angles_between, state_of
+from imdy_plugin.sim.humanoid import BODIES, departed, joint_angles, rotations_between, state_of
 from imdy_plugin.sim.imitator.planning import Plan, PlanSettings, plan_motion
 
 _ARRAYS = ("position", "velocity", "target", "gain")
@@ -85,7 +85,7 @@ def carried_over(plan: Plan, before: BodyMotion, after: BodyMotion) -> Plan | No
     old, old_velocity = state_of(before)
     new, new_velocity = state_of(after)
     frames = np.minimum(np.round(np.arange(len(after)) / stretch).astype(int), len(before) - 1)
-    if not 0.8 < stretch < 1.25 or np.sqrt(np.mean(joint_angles_between(old[frames], new) ** 2)) > _ALIKE:
+    if not 0.8 < stretch < 1.25 or np.sqrt(np.mean(rotations_between(old[frames], new) ** 2)) > _ALIKE:
         return None
     kept = frames < len(plan.position)
     frames, new, new_velocity = frames[kept], new[kept], new_velocity[kept]
