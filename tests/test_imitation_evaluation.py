@@ -471,7 +471,7 @@ def test_a_standing_person_is_carried_by_its_feet(standing: BodyMotion, person: 
     assert found.success_strict
     assert found.mpjpe_global < 30.0
     assert found.skate < 30.0
-    assert found.penetration < 10.0
+    assert found.penetration < 20.0
 
 
 @pytest.mark.usefixtures("shown")

@@ -437,6 +437,10 @@ RUN_COLUMNS: tuple[tuple[str, str, int], ...] = (
 )
 """What is averaged over the clips of a row of the table: name, heading, digits."""
 
+_HEADINGS = ("activity", "clips", "min", "success [%]", "none > .25 m [%]", *(heading for _, heading, _ in RUN_COLUMNS))
+_SHOWN = ("clips", "success [%]", "MPJPE global [mm]", "MPJPE root-relative [mm]", "skate [mm/s]", "of reference")
+"""Of the columns those that fit into a terminal; files hold all."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -491,24 +495,25 @@ class ImitationEvaluation:
         return found
 
     def table(self) -> Table:
-        """The summaries as a table for a terminal; errors are means over the clips that succeeded."""
+        """The summaries as a table for a terminal, most important columns only; errors are means over the clips that succeeded."""
         from rich.table import Table
 
         title = f"{', '.join(sorted({s.imitator for s in self.scores}))}: {len(self.scores)} clips; errors over the clips that succeeded"
-        table = Table("group", "activity", title=title)
-        for heading in ("clips", "min", "success [%]", "none > .25 m [%]", *(heading for _, heading, _ in RUN_COLUMNS)):
-            table.add_column(heading, justify="right")
+        table = Table("group: activity", title=title)
+        for heading in ("clips", "success\n[%]", "MPJPE\n[mm]", "by root\n[mm]", "skate\n[mm/s]", "of ref."):
+            table.add_column(heading, justify="right", no_wrap=True)
         previous = "all"
         for row in self.summaries():
             if row.group != previous:
                 table.add_section()
-            table.add_row(row.group if row.activity == "all" else "", *_cells(row))
+            shown = dict(zip(_HEADINGS, _cells(row), strict=True))
+            table.add_row(row.group if row.activity == "all" else f"  {row.activity}", *(shown[heading] for heading in _SHOWN))
             previous = row.group
         return table
 
     def markdown(self) -> str:
         """The summaries as a Markdown table."""
-        headings = ["group", "activity", "clips", "min", "success [%]", "none > .25 m [%]", *(heading for _, heading, _ in RUN_COLUMNS)]
+        headings = ["group", *_HEADINGS]
         lines = [f"| {' | '.join(headings)} |", f"|{'---|' * 2}{'--:|' * (len(headings) - 2)}"]
         lines += [f"| {' | '.join([row.group, *_cells(row)])} |" for row in self.summaries()]
         return "\n".join(lines) + "\n"
