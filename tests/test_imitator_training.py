@@ -264,7 +264,7 @@ def test_motions_without_a_plan_are_not_taught(library: Library, tmp_path: Path)
         planned_part(library, tmp_path)
     bent = library.references[1]
     plan = Plan(bent.position[:20], bent.velocity[:20], bent.commands[:19], np.zeros((19, 69, 150)), False)
-    write_plan(PlanFolder(tmp_path).file(bent.person, bent.motion), plan)
+    write_plan(PlanFolder(tmp_path).file(bent.person, bent.motion), plan, bent.motion)
     part, shown = planned_part(library, tmp_path)
     assert [reference.name for reference in part.references] == ["bent"]
     assert shown[0].samples(PolicyConfig())[1] == pytest.approx(0.0, abs=1e-6)

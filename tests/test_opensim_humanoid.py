@@ -186,10 +186,10 @@ def test_standing_weighs_what_the_person_does(humanoid: CoordinateHumanoid) -> N
     default = dict(zip(humanoid.plain["coordinate"].values, humanoid.plain["coordinate_default"].values, strict=True))
     data.qpos[:] = [default[name] for name in humanoid.coordinates]
     data.ctrl[:] = [default[name] for name in humanoid.actuated]
-    mujoco.mj_step(model, data, 240)
+    mujoco.mj_step(model, data, 120)
     up = humanoid.coordinates.index("pelvis_ty")
     assert data.qfrc_constraint[up] == pytest.approx(70.0 * 9.80665, rel=0.01)
-    assert data.qpos[up] == pytest.approx(default["pelvis_ty"], abs=0.01)
+    assert data.qpos[up] == pytest.approx(default["pelvis_ty"], abs=0.02)
     touching = {model.body(model.geom_bodyid[contact.geom[1]]).name for contact in data.contact[: data.ncon]}
     assert {"calcn_r", "calcn_l"} <= touching <= {"calcn_r", "calcn_l", "toes_r", "toes_l"}
 
