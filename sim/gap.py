@@ -20,6 +20,7 @@ from imdy_plugin.adapters.smpl.motion import BodyMotion, global_rotations
 from imdy_plugin.adapters.smpl.topology import JOINTS, PARENTS
 from imdy_plugin.errors import InputError
 from imdy_plugin.schema import GRAVITY
+from imdy_plugin.sim.dynamics import quaternions
 from imdy_plugin.sim.imitator.evaluation import Imitated, foot_force
 from imdy_plugin.sim.pictures import SIDES
 
@@ -96,7 +97,7 @@ def walk_of_record(record: xr.Dataset, cutoff: float = MOMENT_CUTOFF) -> Walk:
     failed = np.flatnonzero(record["failed"].values) if "failed" in record else np.empty(0, int)
     kept = record.isel(time=slice(0, int(failed[0]) if failed.size else None))
     joints = list(JOINTS)
-    rotation = kept["rotation_wxyz"].sel(body=joints).transpose("time", "body", "quaternion").values
+    rotation = quaternions(kept["rotation"].sel(body=joints).transpose("time", "body", "axis").values)
     motion = BodyMotion(kept["time"].values, kept["root_position"].values, rotation, str(record.attrs["clip"]))
     torque = kept["torque"].mean("substep").sel(joint=joints[1:]).transpose("time", "joint", "axis").values[:-1]
     ground = kept["mean_ground_force"].transpose("time", "body", "axis")

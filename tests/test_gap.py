@@ -19,6 +19,7 @@ from imdy_plugin.errors import DataWarning, InputError
 from imdy_plugin.gait_cycle import GaitCycle
 from imdy_plugin.references import Reference, read_reference
 from imdy_plugin.schema import GRAVITY
+from imdy_plugin.sim.dynamics import rotation_vectors
 from imdy_plugin.sim.gap import LEG_JOINTS, Walk, headings, in_heading, leg_moments, low_pass, walk_of, walk_of_record
 from imdy_plugin.sim.imitator.evaluation import Imitated
 from imdy_plugin.sim.standin import build_standin
@@ -180,7 +181,7 @@ def test_the_legs_of_a_record_are_those_of_the_imitation(imitated: Imitated) -> 
     record = xr.Dataset(
         {
             "root_position": (("time", "axis"), imitated.imitation.root_position),
-            "rotation_wxyz": (("time", "body", "quaternion"), imitated.imitation.rotation_wxyz),
+            "rotation": (("time", "body", "axis"), rotation_vectors(imitated.imitation.rotation_wxyz)),
             "torque": (("time", "substep", "joint", "axis"), np.concatenate([imitated.torque, last])),
             "mean_ground_force": (("time", "body", "axis"), np.concatenate([imitated.ground_force, imitated.ground_force[-1:]])),
             "failed": ("time", np.zeros(61, bool)),
