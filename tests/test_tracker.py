@@ -19,7 +19,7 @@ from imdy_plugin.sim.humanoid import build_humanoid, motion_of
 from imdy_plugin.sim.imitator import plans, tracker
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, TIMESTEP
 from imdy_plugin.sim.imitator.feedforward import strengths
-from imdy_plugin.sim.imitator.named import find_imitator
+from imdy_plugin.sim.imitator.named import find_imitator, plans_folder
 from imdy_plugin.sim.imitator.planning import Plan, PlanSettings, plan_motion
 from imdy_plugin.sim.imitator.tracker import FollowedPlan, Tracker
 from imdy_plugin.sim.rollout import Part, roll_out
@@ -118,7 +118,7 @@ def test_the_answer_asks_for_no_more_than_two_moderate_efforts(person: Any, plan
     humanoid = build_humanoid(person, TIMESTEP)
     lost = plan.velocity[7] + 100.0
     answer = FollowedPlan(person, plan).target(7, plan.position[7], lost) - plan.target[7]
-    torque = np.abs(answer) * humanoid.kp / strengths(humanoid)
+    torque = np.abs(answer) * humanoid.kp / strengths()
     assert torque.max() == pytest.approx(2.0)
     assert (torque > 1.99).mean() > 0.5
 
@@ -176,11 +176,18 @@ def test_a_motion_at_another_rate_is_refused(person: Any, reference: BodyMotion)
 # By name ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "folder"), [("tracker", None), ("tracker:", None), ("tracker:kept/plans", "kept/plans"), ("tracker:C:/plans", "C:/plans")])
-def test_it_is_found_by_its_name_and_a_folder(name: str, folder: str | None) -> None:
+@pytest.mark.parametrize(("name", "folder"), [("tracker", "own"), ("tracker:", "own"), ("tracker:kept/plans", "kept/plans"), ("tracker:C:/plans", "C:/plans")])
+def test_it_is_found_by_its_name_and_a_folder(name: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMDY_PLANS_DIR", "own")
     found = find_imitator(name)
     assert isinstance(found, Tracker)
-    assert (found.name, found.plans, found.settings) == ("tracker", folder, PlanSettings())
+    assert (found.name, str(found.plans), found.settings) == ("tracker", folder, PlanSettings())
+
+
+def test_plans_go_into_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IMDY_PLANS_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert plans_folder() == tmp_path / "imdy-plans"
 
 
 @pytest.mark.parametrize("name", ["trakcer", "tracker2", "Tracker:plans", "missing.safetensors", ""])

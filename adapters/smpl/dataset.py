@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -217,9 +218,14 @@ def is_smpl_model(model: xr.Dataset) -> bool:
 
 def _turned_otherwise(model: xr.Dataset) -> list[str]:
     """Joints of a model with the 24 bodies whose angles turn in another order."""
-    told = {str(child): json.loads(str(text)) for child, text in zip(model["joint_child"].values, model["joint_transform"].values, strict=True)}
+    return list(_other_turns(*(tuple(str(text) for text in model[name].values) for name in ("joint_child", "joint_transform"))))
+
+
+@lru_cache(maxsize=32)
+def _other_turns(children: tuple[str, ...], transforms: tuple[str, ...]) -> tuple[str, ...]:
+    told = dict(zip(children, (json.loads(text) for text in transforms), strict=True))
     wanted = {joint: _transform(index) for index, joint in enumerate(JOINTS)}
-    return [joint for joint in JOINTS if any(told[joint].get(f"rotation{k}") != wanted[joint][f"rotation{k}"] for k in (1, 2, 3))]
+    return tuple(joint for joint in JOINTS if any(told[joint].get(f"rotation{k}") != wanted[joint][f"rotation{k}"] for k in (1, 2, 3)))
 
 
 def check_smpl_model(model: xr.Dataset) -> None:

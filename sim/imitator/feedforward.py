@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 
 from imdy_plugin.schema import GRAVITY
-from imdy_plugin.sim.humanoid import Humanoid, joint_angles
+from imdy_plugin.sim.humanoid import BODIES, Humanoid, joint_angles
 from imdy_plugin.sim.imitator.base import CONTROL_RATE
 
 Array = NDArray[np.float64]
@@ -40,9 +40,9 @@ _CONE = np.array([[0.7, 1.0, 0.0], [-0.7, 1.0, 0.0], [0.0, 1.0, 0.7], [0.0, 1.0,
 _ROOT_WEIGHT, _LOAD_WEIGHT, _HEIGHT_WEIGHT = 30.0, 0.5, 200.0
 
 
-def strengths(humanoid: Humanoid) -> Array:
+def strengths() -> Array:
     """A moderate effort of each joint axis [N m], ``(69,)``: about what adults use in brisk movement, small where the limb is small."""
-    return np.repeat([_STRENGTH[body.split("_")[-1]] for body in humanoid.bodies[1:]], 3)
+    return np.repeat([_STRENGTH[body.split("_")[-1]] for body in BODIES[1:]], 3)
 
 
 def feedforward_targets(humanoid: Humanoid, position: Array, velocity: Array) -> Array:
@@ -65,7 +65,7 @@ def feedforward_targets(humanoid: Humanoid, position: Array, velocity: Array) ->
     acceleration = np.gradient(velocity, 1.0 / CONTROL_RATE, axis=0)
     inverse = _Inverse(humanoid)
     torque = np.array([inverse.torque(*frame) for frame in zip(position, velocity, acceleration, strict=True)])
-    limit = 3.0 * strengths(humanoid)
+    limit = 3.0 * strengths()
     smooth = gaussian_filter1d(np.clip(torque, -limit, limit), 1.0, axis=0)
     return np.asarray(joint_angles(position) + (smooth + humanoid.kd * velocity[:, 6:]) / humanoid.kp)
 
@@ -75,7 +75,7 @@ class _Inverse:
         self.model, self.data = humanoid.model, mujoco.MjData(humanoid.model)
         balls = self.model.geom_type == mujoco.mjtGeom.mjGEOM_SPHERE
         self.soles, self.weight = np.flatnonzero(balls), humanoid.mass * GRAVITY
-        self.rows = np.concatenate([np.full(6, _ROOT_WEIGHT / self.weight), 1.0 / strengths(humanoid)])
+        self.rows = np.concatenate([np.full(6, _ROOT_WEIGHT / self.weight), 1.0 / strengths()])
 
     def torque(self, position: Array, velocity: Array, acceleration: Array) -> Array:
         force = self._without_ground(position, velocity, acceleration)

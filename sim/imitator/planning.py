@@ -222,7 +222,7 @@ class _Planner:
         self.position, self.velocity = state_of(reference)
         self.target = feedforward_targets(humanoid, self.position, self.velocity)
         self.joints = np.array([self._joints(q) for q in self.position])
-        self.effort = settings.effort * (humanoid.kp / strengths(humanoid)) ** 2
+        self.effort = settings.effort * (humanoid.kp / strengths()) ** 2
         self.feet = np.flatnonzero([b.endswith(("_ankle", "_foot")) for b in humanoid.bodies])
         self.sole_velocity = _sole_velocity(self.joints[:, self.feet])
         self.rotation_weight = np.full(self.nv, settings.orientation / self.bodies)

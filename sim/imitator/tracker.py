@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import ClassVar
 
 import mujoco
@@ -11,11 +12,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from imdy_plugin.adapters.smpl.motion import BodyMotion
-from imdy_plugin.sim.humanoid import build_humanoid
+from imdy_plugin.sim.humanoid import build_humanoid, joint_gains
 from imdy_plugin.sim.imitator.base import TIMESTEP, Controller, Imitator
 from imdy_plugin.sim.imitator.feedforward import strengths
 from imdy_plugin.sim.imitator.planning import Plan, PlanSettings, plan_motion
 from imdy_plugin.sim.imitator.plans import PlanFolder
+from imdy_plugin.sim.standin import build_standin
 
 Array = NDArray[np.float64]
 
@@ -43,15 +45,20 @@ class Tracker(Imitator):
         return FollowedPlan(person, PlanFolder(self.plans, self.settings).get(person, reference))
 
 
+@lru_cache(maxsize=1)
+def _skeleton() -> mujoco.MjModel:
+    """Somebody's body: how far two positions are apart depends on the joints alone."""
+    return build_humanoid(build_standin(), TIMESTEP).model
+
+
 class FollowedPlan(Controller):
     """Commands of a plan, with feedback on the departure from it."""
 
     def __init__(self, person: xr.Dataset, plan: Plan) -> None:
-        humanoid = build_humanoid(person, TIMESTEP)
-        self.plan, self._model = plan, humanoid.model
+        self.plan, self._model = plan, _skeleton()
         self._gain = plan.gain.astype(np.float32)
-        self._most = 2.0 * strengths(humanoid) / humanoid.kp
-        self._departure = np.empty(2 * humanoid.model.nv)
+        self._most = 2.0 * strengths() / joint_gains(float(person.attrs["mass"]))[0]
+        self._departure = np.empty(2 * self._model.nv)
 
     def target(self, frame: int, position: Array, velocity: Array) -> Array:
         """See :meth:`imdy_plugin.sim.imitator.base.Controller.target`; past the end of the plan its last command is kept."""
