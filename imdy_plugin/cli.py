@@ -53,7 +53,9 @@ DefaultsOption = Annotated[bool, typer.Option("--use-defaults", help="Fill coord
 OptionOption = Annotated[list[str] | None, typer.Option("--option", "-o", help="A solver's option, NAME=VALUE; repeat for more.")]
 ClipsArgument = Annotated[Path, typer.Argument(help="Folder of recordings with cmu_mocap/bvh or references/.")]
 ClipsOption = Annotated[list[str] | None, typer.Option("--clips", help="Pattern of clip names, such as 'cmu/07*'; repeat for more.")]
-ImitatorOption = Annotated[str, typer.Option("--imitator", "-i", help="'tracker' ('tracker:FOLDER' keeps its plans there), or a policy's .safetensors.")]
+ImitatorOption = Annotated[
+    str, typer.Option("--imitator", "-i", help="'tracker' ('tracker:FOLDER' keeps its plans there), 'policy', or a policy's .safetensors.")
+]
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of the data set that 'imdy collect' made.")]
 BackendOption = Annotated[str, typer.Option("--backend", help="Physics engine.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]

@@ -15,7 +15,7 @@ from imdy_plugin.adapters.smpl.motion import BodyMotion, joint_positions
 from imdy_plugin.adapters.smpl.topology import JOINTS
 from imdy_plugin.errors import InputError, UnknownNameError
 from imdy_plugin.sim.backends.mujoco import MujocoBackend
-from imdy_plugin.sim.humanoid import build_humanoid, motion_of
+from imdy_plugin.sim.humanoid import build_humanoid, motion_of, state_of
 from imdy_plugin.sim.imitator import plans, tracker
 from imdy_plugin.sim.imitator.base import CONTROL_RATE, TIMESTEP
 from imdy_plugin.sim.imitator.feedforward import strengths
@@ -182,6 +182,15 @@ def test_it_is_found_by_its_name_and_a_folder(name: str, folder: str, monkeypatc
     found = find_imitator(name)
     assert isinstance(found, Tracker)
     assert (found.name, str(found.plans), found.settings) == ("tracker", folder, PlanSettings())
+
+
+def test_the_policy_that_ships_is_found_by_its_name(person: Any, reference: BodyMotion) -> None:
+    policy = find_imitator("policy")
+    assert policy.name == "policy"
+    position, velocity = state_of(reference)
+    target = policy.begin(person, reference).target(0, position[0], velocity[0])
+    assert target.shape == (69,)
+    assert np.isfinite(target).all()
 
 
 def test_plans_go_into_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

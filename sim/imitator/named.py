@@ -8,7 +8,7 @@ from pathlib import Path
 from imdy_plugin.errors import UnknownNameError
 from imdy_plugin.sim.imitator.base import Imitator
 
-TRACKER = "tracker"
+TRACKER, POLICY = "tracker", "policy"
 
 
 def plans_folder() -> Path:
@@ -17,7 +17,7 @@ def plans_folder() -> Path:
 
 
 def find_imitator(name: str) -> Imitator:
-    """The tracker by its name, or a policy by the path of its weights.
+    """The tracker by its name, the policy that ships by its, or another policy by the path of its weights.
 
     ``tracker`` keeps its plans in :func:`plans_folder`, ``tracker:FOLDER`` in a folder.
 
@@ -32,9 +32,9 @@ def find_imitator(name: str) -> Imitator:
         from imdy_plugin.sim.imitator.tracker import Tracker
 
         return Tracker(name.partition(":")[2] or plans_folder())
-    path = Path(name)
+    path = Path(__file__).parent / "weights" / "policy.safetensors" if name == POLICY else Path(name)
     if path.suffix == ".safetensors" and path.is_file():
         from imdy_plugin.sim.imitator.policy import PolicyImitator
 
         return PolicyImitator.load(path, name=path.stem)
-    raise UnknownNameError("imitator", name, [TRACKER], "Or give the path of a policy's weights (.safetensors).")
+    raise UnknownNameError("imitator", name, [TRACKER, POLICY], "Or give the path of a policy's weights (.safetensors).")
